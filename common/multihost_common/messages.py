@@ -1,0 +1,485 @@
+"""Every message of the protocol, in one table. ``PROTOCOL.md`` beside this package tells the story.
+
+A message is a dataclass. On the wire it is one msgpack array ``[code, field, field, ...]`` of at
+most 64 KiB, followed by its opaque payload frames. :func:`encode` and :func:`decode` are the only
+way in and out; :func:`decode` accepts exactly what the schema says and raises
+:class:`~multihost_common.errors.ProtocolError` for everything else. Inside one process the cores
+exchange the dataclasses themselves, and nothing is encoded at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
+
+from multihost_common.blocks import Frame
+from multihost_common.errors import ProtocolError
+
+#: Raised with every change that an older peer would misread. Checked at the handshake.
+PROTOCOL_VERSION = 1
+
+#: Headers are small and flat; what is larger is not ours and is refused unparsed.
+MAX_HEADER_BYTES = 65_536
+
+#: More payload frames than this in one message are refused (a block with 60 buffers is plenty).
+MAX_FRAMES = 64
+
+U8 = (0, 0xFF)
+U32 = (0, 0xFFFF_FFFF)
+U64 = (0, 0xFFFF_FFFF_FFFF_FFFF)
+I32 = (-0x8000_0000, 0x7FFF_FFFF)
+COUNT = (1, 0xFFFF_FFFF)
+#: Seconds; a year is for ever.
+SECONDS = (0.0, 31_557_600.0)
+DIGEST = 32
+NAME = 256
+TEXT = 8192
+
+PRODUCER, WORKER, BROKER, ADMIN = "producer", "worker", "broker", "admin"
+
+M = TypeVar("M", bound="Message")
+TABLE: dict[int, type[Message]] = {}
+
+
+def integer(bounds: tuple[int, int] = U64, default: int = 0) -> Any:
+    """An integer field within ``bounds`` (both ends included)."""
+    return field(default=default, metadata={"kind": int, "bounds": bounds})
+
+
+def seconds(default: float = 0.0) -> Any:
+    """A finite duration of 0 s to a year."""
+    return field(default=default, metadata={"kind": float, "bounds": SECONDS})
+
+
+def text(limit: int = NAME, default: str = "") -> Any:
+    """A string of at most ``limit`` characters."""
+    return field(default=default, metadata={"kind": str, "bounds": (0, limit)})
+
+
+def digest(size: int = DIGEST) -> Any:
+    """A content digest of ``size`` bytes, or empty for none."""
+    return field(default=b"", metadata={"kind": bytes, "bounds": (0, size)})
+
+
+def flag(default: bool = False) -> Any:
+    """A boolean field."""
+    return field(default=default, metadata={"kind": bool, "bounds": None})
+
+
+def payload() -> Any:
+    """The opaque frames that follow the header."""
+    return field(default=(), repr=False, metadata={"kind": None})
+
+
+@dataclass(slots=True)
+class Message:
+    """Base of all messages."""
+
+    code: ClassVar[int]
+    senders: ClassVar[frozenset[str]]
+    #: (fewest, most) payload frames.
+    carries: ClassVar[tuple[int, int]]
+
+
+def message(code: int, *senders: str, carries: tuple[int, int] = (0, 0)) -> Callable[[type[M]], type[M]]:
+    """Enter a message class into the table under ``code``, with the roles that may send it."""
+
+    def enter(cls: type[M]) -> type[M]:
+        made = dataclass(slots=True)(cls)
+        made.code, made.senders, made.carries = code, frozenset(senders), carries
+        TABLE[code] = made
+        return made
+
+    return enter
+
+
+# -- session ---------------------------------------------------------------------------------------
+
+
+@message(1, PRODUCER, WORKER, ADMIN)
+class Hello(Message):
+    """First message of a connection. Answered by Welcome or Refused."""
+
+    kind: str = text(16)
+    protocol: int = integer(U32)
+    python: str = text(16)
+    pickle: int = integer(U8)
+    host: str = text()
+    pid: int = integer(U32)
+    slots: int = integer(U32)
+    name: str = text()
+    client: bytes = digest(16)
+
+
+@message(2, BROKER)
+class Welcome(Message):
+    """The session is open. ``heartbeat`` is the interval in seconds between beats."""
+
+    epoch: int = integer()
+    session: int = integer(U32)
+    heartbeat: float = seconds()
+    max_frame: int = integer()
+    slots: int = integer(U32)
+    workers: int = integer(U32)
+
+
+@message(3, BROKER)
+class Refused(Message):
+    """What was asked is not done; ``text`` is one sentence for a person."""
+
+    reason: str = text(32)
+    text: str = text(TEXT)
+
+
+@message(4, PRODUCER, WORKER, ADMIN, BROKER, carries=(0, 1))
+class Beat(Message):
+    """A sign of life. A worker's carries one frame: (job, start, count, attempt) of each lease it
+    holds, as unsigned 64-bit little-endian integers."""
+
+    frames: Sequence[Frame] = payload()
+
+
+@message(5, PRODUCER, WORKER, ADMIN, BROKER)
+class Bye(Message):
+    """The sender leaves in good order."""
+
+    reason: str = text()
+
+
+# -- content by digest -------------------------------------------------------------------------------
+
+
+@message(6, PRODUCER, BROKER, carries=(1, 1))
+class Blob(Message):
+    """Content by digest: a pickled function, a pool's set-up, a bundle of modules."""
+
+    digest: bytes = digest()
+    frames: Sequence[Frame] = payload()
+
+
+@message(7, WORKER, BROKER)
+class Need(Message):
+    """The sender has to have this content. Answered by Blob."""
+
+    digest: bytes = digest()
+
+
+# -- pools -----------------------------------------------------------------------------------------
+
+
+@message(8, PRODUCER, BROKER)
+class OpenPool(Message):
+    """A pool of children. ``limit`` is how many may run at once over all hosts (0: every slot)."""
+
+    pool: int = integer()
+    limit: int = integer(U32)
+    setup: bytes = digest()
+    code: bytes = digest()
+    max_tasks: int = integer(U32)
+    eager: bool = flag()
+    name: str = text()
+
+
+@message(9, PRODUCER, BROKER)
+class ClosePool(Message):
+    """No more jobs. Children end when they are idle, or now (``kill``)."""
+
+    pool: int = integer()
+    kill: bool = flag()
+
+
+@message(10, WORKER, BROKER)
+class PoolClosed(Message):
+    """All children of the pool have ended."""
+
+    pool: int = integer()
+
+
+@message(11, WORKER, BROKER)
+class PoolBroken(Message):
+    """The pool's initializer failed; ``text`` is its traceback."""
+
+    pool: int = integer()
+    text: str = text(TEXT)
+
+
+@message(12, BROKER)
+class Grant(Message):
+    """How many children of the pool this worker may run from now on."""
+
+    pool: int = integer()
+    slots: int = integer(U32)
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+#: How a child calls the function with an item.
+CALL_MAP, CALL_STAR, CALL_APPLY = 0, 1, 2
+
+
+@message(16, PRODUCER, BROKER)
+class OpenJob(Message):
+    """One function over a stream of items. ``call``: 0 f(x), 1 f(*x), 2 f(*x[0], **x[1])."""
+
+    job: int = integer()
+    pool: int = integer()
+    function: bytes = digest()
+    code: bytes = digest()
+    call: int = integer((0, 2))
+    timeout: float = seconds()
+    retries: int = integer(U32)
+    at_most_once: bool = flag()
+    name: str = text()
+
+
+@message(17, PRODUCER, carries=(2, MAX_FRAMES))
+class Feed(Message):
+    """A block of the job's input (see :mod:`multihost_common.blocks`)."""
+
+    job: int = integer()
+    start: int = integer()
+    count: int = integer(COUNT)
+    chunksize: int = integer(COUNT, 1)
+    frames: Sequence[Frame] = payload()
+
+
+@message(18, PRODUCER)
+class EndJob(Message):
+    """The sentinel of the input stream: the job has ``count`` items."""
+
+    job: int = integer()
+    count: int = integer()
+
+
+@message(19, PRODUCER, BROKER)
+class Cancel(Message):
+    """Items ``start .. start + count`` (count 0: the whole job) are not wanted any more.
+    ``kill``: also those that run."""
+
+    job: int = integer()
+    start: int = integer()
+    count: int = integer()
+    kill: bool = flag()
+
+
+@message(20, BROKER)
+class CloseJob(Message):
+    """The job is over: forget its function."""
+
+    job: int = integer()
+
+
+# -- work and its results ----------------------------------------------------------------------------
+
+
+@message(24, BROKER, carries=(2, MAX_FRAMES))
+class Lease(Message):
+    """Run items ``start .. start + count``. The frames hold whole chunks of ``chunksize`` items;
+    ``skip`` items of the first chunk come before ``start``. ``isolate``: alone, in a fresh child."""
+
+    job: int = integer()
+    start: int = integer()
+    count: int = integer(COUNT)
+    chunksize: int = integer(COUNT, 1)
+    skip: int = integer()
+    attempt: int = integer(U32)
+    isolate: bool = flag()
+    frames: Sequence[Frame] = payload()
+
+
+@message(25, BROKER)
+class Revoke(Message):
+    """Give back up to ``count`` items of the pool that have not begun."""
+
+    pool: int = integer()
+    count: int = integer(COUNT)
+
+
+@message(26, WORKER)
+class Returned(Message):
+    """These items of a lease have not begun and are not held any more."""
+
+    job: int = integer()
+    start: int = integer()
+    count: int = integer(COUNT)
+    attempt: int = integer(U32)
+
+
+#: Encoding of result frames: pickled lists of values, or one pickled outcome an item.
+VALUES, OUTCOMES = 0, 1
+
+
+@message(27, WORKER, BROKER, carries=(2, MAX_FRAMES))
+class Result(Message):
+    """Results of items ``start .. start + count``: ``frames[0]`` holds the lengths of the pickles
+    in ``frames[1]``, the rest are out-of-band buffers. ``spent``: microseconds a child took."""
+
+    job: int = integer()
+    start: int = integer()
+    count: int = integer(COUNT)
+    attempt: int = integer(U32)
+    spent: int = integer()
+    encoding: int = integer((0, 1))
+    frames: Sequence[Frame] = payload()
+
+
+#: Why an item has no result of its own.
+DIED, TIMED_OUT, LOST, CANCELLED, MEMORY = "died", "timeout", "lost", "cancelled", "memory"
+REASONS = frozenset({DIED, TIMED_OUT, LOST, CANCELLED, MEMORY})
+
+
+@message(28, WORKER)
+class Died(Message):
+    """The child that ran item ``item`` ended. ``rss``: bytes at its peak; ``signal`` 0: it exited."""
+
+    job: int = integer()
+    item: int = integer()
+    attempt: int = integer(U32)
+    reason: str = text(16)
+    host: str = text()
+    pid: int = integer(U32)
+    signal: int = integer(U8)
+    exitcode: int = integer(I32)
+    rss: int = integer()
+    oom: bool = flag()
+    text: str = text(TEXT)
+
+
+@message(29, BROKER)
+class Failed(Message):
+    """Items ``start .. start + count`` have no result and will have none."""
+
+    job: int = integer()
+    start: int = integer()
+    count: int = integer(COUNT)
+    reason: str = text(16)
+    deaths: int = integer(U32)
+    host: str = text()
+    pid: int = integer(U32)
+    signal: int = integer(U8)
+    exitcode: int = integer(I32)
+    rss: int = integer()
+    oom: bool = flag()
+    text: str = text(TEXT)
+
+
+@message(30, BROKER)
+class EndResults(Message):
+    """The sentinel of the result stream: every one of ``count`` items has been answered."""
+
+    job: int = integer()
+    count: int = integer()
+
+
+# -- the rest ----------------------------------------------------------------------------------------
+
+
+@message(32, WORKER, BROKER, carries=(1, 1))
+class Output(Message):
+    """What a child wrote to ``stream`` (1 standard output, 2 standard error)."""
+
+    pool: int = integer()
+    host: str = text()
+    pid: int = integer(U32)
+    stream: int = integer((1, 2), 1)
+    frames: Sequence[Frame] = payload()
+
+
+@message(33, BROKER)
+class Capacity(Message):
+    """How many slots and workers there are now."""
+
+    slots: int = integer(U32)
+    workers: int = integer(U32)
+
+
+@message(34, WORKER)
+class Drain(Message):
+    """Send no more work; what has not begun follows as Returned."""
+
+
+@message(35, ADMIN, PRODUCER)
+class Ask(Message):
+    """A question about the broker's state: ``status`` or ``health``. Answered by Answer."""
+
+    what: str = text(32)
+
+
+@message(36, BROKER, carries=(1, 1))
+class Answer(Message):
+    """The answer to Ask, one frame of UTF-8 JSON."""
+
+    what: str = text(32)
+    frames: Sequence[Frame] = payload()
+
+
+# -- the wire ----------------------------------------------------------------------------------------
+
+
+def encode(msg: Message) -> list[Frame]:
+    """Header and payload frames, ready to send."""
+    import msgpack
+
+    header = [msg.code, *(getattr(msg, name) for name, _, _ in schema(type(msg)))]
+    packed: bytes = msgpack.packb(header)
+    return [packed, *getattr(msg, "frames", ())]
+
+
+def decode(frames: Sequence[Frame]) -> Message:
+    """The message in ``frames``. Raises ProtocolError unless it is exactly of the schema."""
+    import msgpack
+
+    if not 1 <= len(frames) <= MAX_FRAMES + 1:
+        raise ProtocolError("E_FRAMES", f"{len(frames)} frames")
+    if len(frames[0]) > MAX_HEADER_BYTES:
+        raise ProtocolError("E_HEADER", f"a header of {len(frames[0])} bytes")
+    try:
+        header = msgpack.unpackb(
+            frames[0], max_array_len=64, max_map_len=0, max_ext_len=0, max_str_len=TEXT, max_bin_len=4096
+        )
+    except (ValueError, TypeError) as error:
+        raise ProtocolError("E_DECODE", str(error) or type(error).__name__) from None
+    return _build(header, frames)
+
+
+def _build(header: object, frames: Sequence[Frame]) -> Message:
+    if type(header) is not list or not header or type(header[0]) is not int:
+        raise ProtocolError("E_DECODE", "the header is not an array that begins with a code")
+    cls = TABLE.get(header[0])
+    if cls is None:
+        raise ProtocolError("E_OP", f"no message has code {header[0]}")
+    expected = schema(cls)
+    if len(header) != len(expected) + 1:
+        raise ProtocolError("E_DECODE", f"{cls.__name__} has {len(expected)} fields")
+    values = header[1:]
+    for value, (name, kind, bounds) in zip(values, expected, strict=True):
+        if type(value) is not kind or not _within(value, bounds):
+            raise ProtocolError("E_FIELD", f"{cls.__name__}.{name} is out of range")
+    low, high = cls.carries
+    if not low <= len(frames) - 1 <= high:
+        raise ProtocolError("E_FRAMES", f"{cls.__name__} with {len(frames) - 1} payload frames")
+    return cls(*values, frames[1:]) if high else cls(*values)
+
+
+def _within(value: Any, bounds: tuple[Any, Any] | None) -> bool:
+    if bounds is None:
+        return True
+    size = len(value) if type(value) in (str, bytes) else value
+    return bool(bounds[0] <= size <= bounds[1])
+
+
+_schemas: dict[type[Message], list[tuple[str, type, tuple[Any, Any] | None]]] = {}
+
+
+def schema(cls: type[Message]) -> list[tuple[str, type, tuple[Any, Any] | None]]:
+    """(name, type, bounds) of each header field, in order."""
+    known = _schemas.get(cls)
+    if known is None:
+        known = [
+            (f.name, f.metadata["kind"], f.metadata["bounds"])
+            for f in fields(cls)
+            if f.metadata["kind"] is not None
+        ]
+        _schemas[cls] = known
+    return known

@@ -1,0 +1,1 @@
+"""The worker: one agent per host and its child processes."""
