@@ -1,0 +1,168 @@
+"""What hands input out and takes results in: one interface for the local and the remote engine.
+
+A pool, its jobs and its results (``pool.py``, ``executor.py``, ``jobs.py``) speak to nothing but this.
+An engine owns a loop, a lock and whatever carries messages; the rules between the two sides are:
+
+- ``start``, ``poke``, ``cancel`` and ``close_pool`` may be called from any thread, also by the garbage
+  collector while the very same thread holds the engine's lock: they append to a deque and wake the loop.
+- The loop calls ``job.open``, ``job.produce``, ``job.handle`` and ``job.abort`` with its lock held.
+  ``handle`` and ``abort`` answer a list of callables (user callbacks); the engine calls those *without*
+  its lock, in order, and only then looks again which waits are over: a callback runs before ``get()``
+  returns, and a callback may itself call into the pool.
+- ``produce`` does about a millisecond of pickling at a time; while it answers something, the engine
+  calls it again in its next turn. It is called after ``start``, ``poke`` and after each ``handle``.
+- The engine keeps ``job.capacity`` up to date: how many children of the job's pool can run at once.
+- When ``job.over`` is true the engine forgets the job.
+- When the engine cannot go on (broker lost, initializer failed, pool killed) it calls
+  ``job.abort(error)`` for each job concerned.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from multihost_common.messages import EndResults, Failed, Message, Result
+
+#: Name of the environment variable that holds the broker's address.
+BROKER_VARIABLE = "MULTIHOST_BROKER"
+
+
+class Completion:
+    """Something to wait for: ``done`` turns true once, for good. See :meth:`Engine.wait`."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done = False
+
+
+@dataclass(slots=True)
+class PoolSpec:
+    """What a pool of children is made from.
+
+    ``setup``: pickled dict of ``sys_path``, ``cwd``, ``environ``, ``argv`` (None: the host's own),
+    ``name``, ``initializer`` (a pickled function, b"" for none) and ``initargs`` (a pickled tuple).
+    ``code``: a bundle of the user's modules, or b"". ``start_timeout``: :meth:`Engine.open_pool`
+    raises NoWorkersError when there is no worker by then (None: it does not wait at all).
+    """
+
+    limit: int = 0
+    setup: bytes = b""
+    code: bytes = b""
+    max_tasks: int = 0
+    eager: bool = False
+    name: str = ""
+    start_timeout: float | None = None
+
+
+class Job(Protocol):
+    """What an engine sees of a job. Its ``id`` is given by ``Engine.start``."""
+
+    id: int
+    pool: int
+    capacity: int
+
+    @property
+    def over(self) -> bool:
+        """Is every item answered and nothing more to come?"""
+
+    def open(self) -> list[Message]:
+        """The blobs that the job refers to, then its OpenJob."""
+
+    def produce(self) -> list[Message]:
+        """The next Feed messages within the window, or EndJob, or nothing for now."""
+
+    def handle(self, message: Result | Failed | EndResults) -> Sequence[Callable[[], object]]:
+        """Take in what came back; answers the calls to make without the lock."""
+
+    def abort(self, error: BaseException) -> Sequence[Callable[[], object]]:
+        """Nothing more will come: whatever is unanswered gets this error."""
+
+
+class Engine(Protocol):
+    """The one interface between pools and what runs their work."""
+
+    #: Slots there are (at least 1 on the local engine; on a cluster 0 while no worker is there).
+    capacity: int
+
+    def open_pool(self, spec: PoolSpec) -> int:
+        """Make a pool; answers its handle number, counted from 1."""
+
+    def close_pool(self, pool: int, kill: bool = False) -> None:
+        """No more jobs: children end when idle, or now (``kill``: its jobs are aborted)."""
+
+    def pool_closed(self, pool: int) -> Completion:
+        """Done when every child of the pool has ended."""
+
+    def start(self, job: Any) -> None:
+        """Run this job: numbers it and sends what it produces."""
+
+    def poke(self, job: Any) -> None:
+        """The job has more input, or room in its window."""
+
+    def cancel(self, job: Any, start: int = 0, count: int = 0, kill: bool = False) -> None:
+        """These items (count 0: all) are not wanted; ``kill``: also those that run."""
+
+    def wait(self, completion: Completion, timeout: float | None = None) -> bool:
+        """Wait until ``completion.done``; runs the loop in this thread if it can. False: timeout."""
+
+    def pids(self, pool: int) -> list[int]:
+        """Process ids of the pool's children (on the local engine; elsewhere empty)."""
+
+    def close(self) -> None:
+        """End everything of this engine in this process."""
+
+
+_engines: dict[str, Engine] = {}
+
+
+def resolve_address(address: str | None) -> str:
+    """The broker's address that applies: the argument, else MULTIHOST_BROKER; "" means local."""
+    if address is None:
+        address = os.environ.get(BROKER_VARIABLE, "")
+    return "" if address == "local" else address
+
+
+def get_engine(address: str | None = None) -> Engine:
+    """The engine of this process for an address, made on first use."""
+    address = resolve_address(address)
+    engine = _engines.get(address)
+    if engine is None:
+        with _making:
+            engine = _engines.get(address)
+            if engine is None:
+                engine = _engines[address] = _make(address)
+    return engine
+
+
+def _make(address: str) -> Engine:
+    made: Engine
+    if address:
+        from multihost.remote import RemoteEngine
+
+        made = RemoteEngine(address)
+    else:
+        from multihost.local import LocalEngine
+
+        made = LocalEngine()
+    return made
+
+
+def forget_engines() -> None:
+    """Drop all engines without touching them: they belong to the parent of this forked process."""
+    global _making
+    # Kept alive on purpose: their finalizers would act on the parent's sockets and children.
+    _inherited.extend(_engines.values())
+    _engines.clear()
+    _making = threading.Lock()
+
+
+_inherited: list[Engine] = []
+_making = threading.Lock()
+
+os.register_at_fork(after_in_child=forget_engines)
