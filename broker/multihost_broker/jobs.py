@@ -1,0 +1,116 @@
+"""One job: what is ready to run, what has an answer, who died of it."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from multihost_broker.leases import Answered
+from multihost_common.blocks import Block, Span
+from multihost_common.messages import OpenJob
+
+#: An item that took this many child processes along is not run again.
+MAX_DEATHS = 3
+
+#: Weight of the newest measurement in the mean time per item.
+NEWEST = 0.3
+
+
+class Job:
+    """State of one job in the broker. Every fed item is in exactly one of: ready (``ready`` or
+    ``suspects``), leased (the worker's books), answered."""
+
+    __slots__ = (
+        "answered", "attempts", "count", "deaths", "fed", "number", "opened",
+        "ready", "ready_items", "seconds", "suspects", "workers",
+    )  # fmt: skip
+
+    def __init__(self, number: int, opened: OpenJob) -> None:
+        #: Unique over all producers: session << 32 | the producer's number.
+        self.number = number
+        self.opened = opened
+        self.ready: deque[Span] = deque()
+        self.ready_items = 0
+        #: Items that have killed a child: leased one at a time, isolated.
+        self.suspects: deque[Span] = deque()
+        self.answered = Answered()
+        self.deaths: dict[int, int] = {}
+        #: Items fed so far, and in all (-1: the input goes on).
+        self.fed = 0
+        self.count = -1
+        #: Mean seconds a child takes for an item; 0.0: not known yet.
+        self.seconds = 0.0
+        self.attempts = 0
+        #: Workers that know the job.
+        self.workers: set[int] = set()
+
+    def feed(self, block: Block) -> bool:
+        """Take a block of input. False: it is not the next one (a repetition, or a gap)."""
+        if block.start != self.fed or self.count >= 0:
+            return False
+        self.fed += block.count
+        self.put(block.span())
+        return True
+
+    def put(self, span: Span, first: bool = False) -> None:
+        """Make a span ready."""
+        if first:
+            self.ready.appendleft(span)
+        else:
+            self.ready.append(span)
+        self.ready_items += len(span)
+
+    def put_back(self, span: Span) -> None:
+        """Make ready again what a worker held; what has an answer meanwhile stays answered."""
+        for start, stop in reversed(self.answered.missing(span.start, span.stop)):
+            self.put(span.sub(start, stop), first=True)
+
+    def suspect(self, span: Span) -> None:
+        """Run this item again, but alone."""
+        self.suspects.append(span)
+        self.ready_items += len(span)
+
+    def take(self, items: int) -> tuple[Span, bool] | None:
+        """(span, isolate): about ``items`` ready items that lie together, at least a chunk."""
+        if self.suspects:
+            self.ready_items -= 1
+            return self.suspects.popleft(), True
+        if not self.ready:
+            return None
+        span = self.ready[0]
+        end = span.chunk_end(items)
+        if end >= span.stop:
+            self.ready.popleft()
+        else:
+            self.ready[0] = span.sub(end, span.stop)
+            span = span.sub(span.start, end)
+        self.ready_items -= len(span)
+        return span, False
+
+    def drop_ready(self, start: int, stop: int) -> None:
+        """These items are not to run: they have an answer from elsewhere, or are not wanted."""
+        for queue in (self.ready, self.suspects):
+            for _ in range(len(queue)):
+                span = queue.popleft()
+                low, high = max(start, span.start), min(stop, span.stop)
+                if low >= high:
+                    queue.append(span)
+                    continue
+                if span.start < low:
+                    queue.append(span.sub(span.start, low))
+                if high < span.stop:
+                    queue.append(span.sub(high, span.stop))
+                self.ready_items -= high - low
+
+    def measure(self, count: int, spent: int) -> None:
+        """``count`` items took ``spent`` microseconds."""
+        seconds = max(spent, 0.05 * count) * 1e-6 / count
+        if self.seconds:
+            # Many items in one measurement say more than one item does.
+            weight = NEWEST if count < 64 else 0.7
+            self.seconds += weight * (seconds - self.seconds)
+        else:
+            self.seconds = seconds
+
+    def done(self) -> bool:
+        """Every item has an answer and no more will come."""
+        return 0 <= self.count == self.answered.total

@@ -1,0 +1,137 @@
+"""Interval books: which items have an answer, and which items a worker holds.
+
+Both are kept as few, disjoint, sorted intervals, so that a million items fed in order cost a
+handful of entries.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+from multihost_common.blocks import Span
+
+
+class Answered:
+    """The items of a job that have an answer, as disjoint sorted intervals."""
+
+    __slots__ = ("_starts", "_stops", "total")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        #: How many items have an answer.
+        self.total = 0
+
+    def add(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Enter ``start .. stop``; the parts of it that are new."""
+        starts, stops = self._starts, self._stops
+        low = bisect_left(stops, start)
+        high = bisect_right(starts, stop)
+        if low == high:
+            starts.insert(low, start)
+            stops.insert(low, stop)
+            self.total += stop - start
+            return [(start, stop)]
+        fresh = []
+        at = start
+        for index in range(low, high):
+            if at < starts[index]:
+                fresh.append((at, starts[index]))
+            at = max(at, stops[index])
+        if at < stop:
+            fresh.append((at, stop))
+        starts[low:high] = [min(start, starts[low])]
+        stops[low:high] = [max(stop, stops[high - 1])]
+        self.total += sum(end - begin for begin, end in fresh)
+        return fresh
+
+    def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The parts of ``start .. stop`` that have no answer yet."""
+        starts, stops = self._starts, self._stops
+        found = []
+        at = start
+        for index in range(bisect_right(stops, start), len(starts)):
+            if starts[index] >= stop:
+                break
+            if at < starts[index]:
+                found.append((at, starts[index]))
+            at = stops[index]
+        if at < stop:
+            found.append((at, stop))
+        return found
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+
+class Lease:
+    """A span that one worker holds."""
+
+    __slots__ = ("attempt", "isolate", "missed", "span")
+
+    def __init__(self, span: Span, attempt: int, isolate: bool = False) -> None:
+        self.span = span
+        self.attempt = attempt
+        self.isolate = isolate
+        #: Beats in a row that did not name it.
+        self.missed = 0
+
+    def part(self, start: int, stop: int) -> Lease:
+        """The same lease on a part of its span."""
+        return Lease(self.span.sub(start, stop), self.attempt, self.isolate)
+
+
+class Leases:
+    """What one worker holds of one job."""
+
+    __slots__ = ("_leases", "_starts", "items")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._leases: list[Lease] = []
+        #: How many items are held.
+        self.items = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(self._leases)
+
+    def add(self, lease: Lease) -> None:
+        """Enter a lease; it does not overlap another one."""
+        start = lease.span.start
+        at = bisect_left(self._starts, start)
+        self._starts.insert(at, start)
+        self._leases.insert(at, lease)
+        self.items += len(lease.span)
+
+    def take(self, start: int, stop: int, attempt: int | None = None) -> list[Lease]:
+        """Remove ``start .. stop`` (of this attempt only, if given) and answer the parts that were
+        held; what sticks out of the range stays held."""
+        taken: list[Lease] = []
+        at = max(0, bisect_right(self._starts, start) - 1)
+        while at < len(self._starts) and self._starts[at] < stop:
+            lease = self._leases[at]
+            span = lease.span
+            if span.stop <= start or (attempt is not None and lease.attempt != attempt):
+                at += 1
+                continue
+            low, high = max(start, span.start), min(stop, span.stop)
+            rest = []
+            if span.start < low:
+                rest.append(lease.part(span.start, low))
+            if high < span.stop:
+                rest.append(lease.part(high, span.stop))
+            taken.append(lease if not rest else lease.part(low, high))
+            self._starts[at : at + 1] = [each.span.start for each in rest]
+            self._leases[at : at + 1] = rest
+            at += len(rest)
+            self.items -= high - low
+        return taken
+
+    def clear(self) -> list[Lease]:
+        """Remove all."""
+        leases, self._leases, self._starts, self.items = self._leases, [], [], 0
+        return leases

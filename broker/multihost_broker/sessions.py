@@ -1,0 +1,105 @@
+"""Who is connected: one session per peer, alive while it beats."""
+
+from __future__ import annotations
+
+from multihost_broker.events import Peer
+from multihost_broker.leases import Leases
+from multihost_common.messages import PRODUCER, WORKER, Hello
+
+#: Seconds between beats, both ways.
+HEARTBEAT = 1.0
+
+#: A worker that has been silent this long gets no new work; after LOST its leases return.
+SUSPECT = 5.0
+LOST = 10.0
+
+#: A producer may hold its interpreter lock for long in a C extension, so silence alone ends it late;
+#: a closed connection that is not dialled again ends it soon.
+PRODUCER_LOST = 60.0
+GONE = 3.0
+
+
+class Session:
+    """What is known of one peer."""
+
+    __slots__ = (
+        "client", "digests", "draining", "free", "gone_at", "grants", "heard", "held", "host", "kind", "leases",
+        "name", "number", "peer", "pid", "pools", "revoked_at", "slots",
+    )  # fmt: skip
+
+    def __init__(self, number: int, peer: Peer, hello: Hello, now: float) -> None:
+        self.number = number
+        self.peer = peer
+        self.kind = hello.kind
+        self.host = hello.host
+        self.name = hello.name
+        self.pid = hello.pid
+        self.client = hello.client
+        self.heard = now
+        #: When its connection ended; None while it lasts.
+        self.gone_at: float | None = None
+        # -- of a producer: its pools' numbers
+        self.pools: set[int] = set()
+        # -- of a worker
+        #: Child processes it may run; 0: as many as pools ask for (the local worker).
+        self.slots = hello.slots
+        self.free = hello.slots or 1 << 30
+        #: Pool number -> child processes it may run for that pool.
+        self.grants: dict[int, int] = {}
+        #: Pool number -> items it holds of that pool.
+        self.held: dict[int, int] = {}
+        #: Job number -> what it holds of that job.
+        self.leases: dict[int, Leases] = {}
+        #: Blobs it has been sent.
+        self.digests: set[bytes] = set()
+        self.draining = False
+        #: Pool number -> when it was last asked to give work back.
+        self.revoked_at: dict[int, float] = {}
+
+    def lost_at(self) -> float:
+        """When this session ends if nothing more is heard."""
+        limit = self.heard + (LOST if self.kind == WORKER else PRODUCER_LOST)
+        return limit if self.gone_at is None else min(limit, self.gone_at + GONE)
+
+
+class Sessions:
+    """All sessions, by peer and by number."""
+
+    def __init__(self) -> None:
+        self.by_peer: dict[Peer, Session] = {}
+        self.by_number: dict[int, Session] = {}
+        self._next = 1
+
+    def open(self, peer: Peer, hello: Hello, now: float) -> Session:
+        """A new session for this peer."""
+        session = Session(self._next, peer, hello, now)
+        self._next += 1
+        self.by_peer[peer] = session
+        self.by_number[session.number] = session
+        return session
+
+    def resume(self, peer: Peer, hello: Hello, now: float) -> Session | None:
+        """The session of a producer that has dialled again, now under this peer."""
+        if hello.kind != PRODUCER or not hello.client:
+            return None
+        for session in self.by_number.values():
+            if session.client == hello.client:
+                self.by_peer.pop(session.peer, None)
+                self.by_peer[peer] = session
+                session.peer, session.heard, session.gone_at = peer, now, None
+                return session
+        return None
+
+    def close(self, session: Session) -> None:
+        """Forget the session."""
+        self.by_number.pop(session.number, None)
+        if self.by_peer.get(session.peer) is session:
+            del self.by_peer[session.peer]
+
+    def of_kind(self, kind: str) -> list[Session]:
+        """All sessions of this kind."""
+        return [session for session in self.by_number.values() if session.kind == kind]
+
+    def lost(self, now: float) -> list[Session]:
+        """Sessions that have been silent for too long."""
+        return [session for session in self.by_number.values() if session.lost_at() <= now]
