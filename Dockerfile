@@ -12,7 +12,7 @@ COPY common common
 COPY broker broker
 COPY worker worker
 COPY producer producer
-RUN pip install --no-cache-dir .
+RUN pip install --no-cache-dir --root-user-action=ignore .
 COPY examples examples
 
 USER multihost
