@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from multihost_broker.blobs import Blobs
+from multihost_common.blobs import Blobs
 from multihost_broker.events import Action, Drop, Event, Gone, Note, Peer, Received, Send, Tick
 from multihost_broker.jobs import MAX_DEATHS, Job
 from multihost_broker.pools import Pool, Scheduler
@@ -463,7 +463,7 @@ class Core:
         count = sum(len(lease.span) for lease in taken)
         if count:
             self.scheduler.unhold(pool, worker, count)
-        job.measure(result.count, result.spent)
+        job.pace.measure(result.count, result.spent)
         fresh = job.answered.add(start, stop)
         if count != result.count:
             self._forestall(pool, job, worker, start, stop)

@@ -7,12 +7,10 @@ from collections import deque
 from multihost_broker.leases import Answered
 from multihost_common.blocks import Block, Span
 from multihost_common.messages import OpenJob
+from multihost_common.pace import Pace
 
 #: An item that took this many child processes along is not run again.
 MAX_DEATHS = 3
-
-#: Weight of the newest measurement in the mean time per item.
-NEWEST = 0.3
 
 
 class Job:
@@ -21,7 +19,7 @@ class Job:
 
     __slots__ = (
         "answered", "attempts", "count", "deaths", "fed", "number", "opened",
-        "ready", "ready_items", "seconds", "suspects", "workers",
+        "pace", "ready", "ready_items", "suspects", "workers",
     )  # fmt: skip
 
     def __init__(self, number: int, opened: OpenJob) -> None:
@@ -37,8 +35,7 @@ class Job:
         #: Items fed so far, and in all (-1: the input goes on).
         self.fed = 0
         self.count = -1
-        #: Mean seconds a child takes for an item; 0.0: not known yet.
-        self.seconds = 0.0
+        self.pace = Pace()
         self.attempts = 0
         #: Workers that know the job.
         self.workers: set[int] = set()
@@ -100,16 +97,6 @@ class Job:
                 if high < span.stop:
                     queue.append(span.sub(high, span.stop))
                 self.ready_items -= high - low
-
-    def measure(self, count: int, spent: int) -> None:
-        """``count`` items took ``spent`` microseconds."""
-        seconds = max(spent, 0.05 * count) * 1e-6 / count
-        if self.seconds:
-            # Many items in one measurement say more than one item does.
-            weight = NEWEST if count < 64 else 0.7
-            self.seconds += weight * (seconds - self.seconds)
-        else:
-            self.seconds = seconds
 
     def done(self) -> bool:
         """Every item has an answer and no more will come."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from multihost_broker.blobs import Blobs
+from multihost_common.blobs import Blobs
 from multihost_broker.events import Action, Send
 from multihost_broker.jobs import Job
 from multihost_broker.leases import Lease, Leases
@@ -168,7 +168,7 @@ class Scheduler:
     def refill(self, pool: Pool, worker: Session) -> None:
         """Give the worker of this pool's ready items what it has credit for."""
         slots = worker.grants.get(pool.number, 0)
-        if not slots or worker.draining or self.now - worker.heard > SUSPECT:
+        if not slots or worker.draining or (worker.slots and self.now - worker.heard > SUSPECT):
             return
         while True:
             job = pool.next_job()
@@ -192,10 +192,10 @@ class Scheduler:
         if job.suspects:
             return slots - held
         size = job.ready[0].block.chunksize
-        each = job.seconds
+        each = job.pace.seconds
         if each == 0.0 or job.opened.at_most_once:
             return slots * size - held
-        ahead = max(size, min(int(AHEAD / each), MOST_AHEAD))
+        ahead = max(size, min(job.pace.items_in(AHEAD), MOST_AHEAD))
         room = slots * ahead + (size if each * size < LONG else 0) - held
         if len(pool.workers) > 1 and room > size:
             # Towards the end everyone gets less, so that all end together.

@@ -47,7 +47,7 @@ def status(core: Core) -> dict[str, Any]:
                         "fed": job.fed,
                         "answered": job.answered.total,
                         "ready": job.ready_items,
-                        "seconds_per_item": job.seconds,
+                        "seconds_per_item": job.pace.seconds,
                     }
                     for job in pool.jobs.values()
                 ],

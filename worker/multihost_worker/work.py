@@ -1,0 +1,147 @@
+"""What the agent holds: leased work that waits, and what each child was given."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from multihost_common.blocks import Block, Span
+from multihost_common.messages import Lease, OpenJob
+from multihost_common.pace import Pace
+
+
+class Work:
+    """Items of one lease. ``isolate``: to be run alone in a fresh child."""
+
+    __slots__ = ("attempt", "isolate", "job", "span")
+
+    def __init__(self, job: int, span: Span, attempt: int, isolate: bool) -> None:
+        self.job = job
+        self.span = span
+        self.attempt = attempt
+        self.isolate = isolate
+
+    @classmethod
+    def leased(cls, lease: Lease) -> Work:
+        """The work of a Lease message."""
+        chunks = len(lease.frames[0]) // 4
+        block = Block(lease.start - lease.skip, chunks * lease.chunksize, lease.chunksize, lease.frames)
+        span = Span(block, lease.start, lease.start + lease.count)
+        return cls(lease.job, span, lease.attempt, lease.isolate)
+
+    def part(self, start: int, stop: int) -> Work:
+        """The same lease, fewer items."""
+        return Work(self.job, self.span.sub(start, stop), self.attempt, self.isolate)
+
+    def without(self, start: int, stop: int) -> list[Work]:
+        """What is left of it outside ``start .. stop``."""
+        span = self.span
+        if stop <= span.start or span.stop <= start:
+            return [self]
+        rest = []
+        if span.start < start:
+            rest.append(self.part(span.start, start))
+        if stop < span.stop:
+            rest.append(self.part(stop, span.stop))
+        return rest
+
+
+class Given:
+    """Work that a child has, at ``position`` of the child's own count."""
+
+    __slots__ = ("position", "work")
+
+    def __init__(self, position: int, work: Work) -> None:
+        self.position = position
+        self.work = work
+
+
+class AgentJob:
+    """What the agent knows of a job."""
+
+    __slots__ = ("opened", "pace")
+
+    def __init__(self, opened: OpenJob) -> None:
+        self.opened = opened
+        self.pace = Pace()
+
+
+class WorkQueue:
+    """Leased work of one pool that no child has, oldest first; what must run alone apart."""
+
+    __slots__ = ("_works", "alone", "items")
+
+    def __init__(self) -> None:
+        self._works: deque[Work] = deque()
+        self.alone: deque[Work] = deque()
+        #: Items in the queue, those that must run alone not counted.
+        self.items = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._works)
+
+    def __iter__(self) -> Iterator[Work]:
+        yield from self.alone
+        yield from self._works
+
+    def put(self, work: Work, first: bool = False) -> None:
+        """Enter work, at the end or ``first``."""
+        if work.isolate:
+            self.alone.append(work)
+            return
+        if first:
+            self._works.appendleft(work)
+        else:
+            self._works.append(work)
+        self.items += len(work.span)
+
+    def head(self) -> Work:
+        """The oldest work."""
+        return self._works[0]
+
+    def take(self, items: int) -> Work:
+        """About ``items`` items from the front, whole chunks, at least one chunk."""
+        work = self._works[0]
+        span = work.span
+        end = span.chunk_end(items)
+        if end >= span.stop:
+            self._works.popleft()
+        else:
+            self._works[0] = work.part(end, span.stop)
+            work = work.part(span.start, end)
+        self.items -= len(work.span)
+        return work
+
+    def take_last(self, items: int) -> Work | None:
+        """At most ``items`` items from the end, whole chunks; None when there is no such chunk."""
+        if not self._works:
+            return None
+        work = self._works[-1]
+        span = work.span
+        if len(span) <= items:
+            self._works.pop()
+        else:
+            size = span.block.chunksize
+            keep = -(-(span.stop - items - span.block.start) // size) * size + span.block.start
+            if keep >= span.stop:
+                return None
+            self._works[-1] = work.part(span.start, keep)
+            work = work.part(keep, span.stop)
+        self.items -= len(work.span)
+        return work
+
+    def drop(self, job: int, start: int = 0, stop: int = 1 << 64) -> None:
+        """Items that are not wanted any more."""
+        for queue in (self._works, self.alone):
+            for _ in range(len(queue)):
+                work = queue.popleft()
+                queue.extend(work.without(start, stop) if work.job == job else (work,))
+        self.items = sum(len(work.span) for work in self._works)
+
+    def clear(self) -> list[Work]:
+        """Take everything out."""
+        works = [*self.alone, *self._works]
+        self.alone.clear()
+        self._works.clear()
+        self.items = 0
+        return works
