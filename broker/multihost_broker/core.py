@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from multihost_common.blobs import Blobs
 from multihost_broker.events import Action, Drop, Event, Gone, Note, Peer, Received, Send, Tick
 from multihost_broker.jobs import MAX_DEATHS, Job
 from multihost_broker.pools import Pool, Scheduler
 from multihost_broker.sessions import HEARTBEAT, Session, Sessions
 from multihost_broker.status import status
 from multihost_common import messages as m
+from multihost_common.blobs import Blobs
 from multihost_common.blocks import Block
 
 #: A lease that so many beats in a row did not name returns: its message was lost on the way.
@@ -147,9 +147,7 @@ class Core:
             slots, workers = slots + hello.slots, workers + 1
         self._tell(
             session,
-            m.Welcome(
-                self.config.epoch, session.number, HEARTBEAT, self.config.max_frame, slots, workers
-            ),
+            m.Welcome(self.config.epoch, session.number, HEARTBEAT, self.config.max_frame, slots, workers),
         )
         if hello.kind == m.WORKER:
             self.scheduler.join(session)
@@ -510,7 +508,14 @@ class Core:
         self.scheduler.refill(pool, worker)
 
     def _fail(
-        self, pool: Pool, job: Job, start: int, count: int, reason: str, died: m.Died | None = None, host: str = ""
+        self,
+        pool: Pool,
+        job: Job,
+        start: int,
+        count: int,
+        reason: str,
+        died: m.Died | None = None,
+        host: str = "",
     ) -> None:
         """These items get no result."""
         for low, high in job.answered.add(start, start + count):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from multihost_common.blobs import Blobs
 from multihost_broker.events import Action, Send
 from multihost_broker.jobs import Job
 from multihost_broker.leases import Lease, Leases
 from multihost_broker.sessions import SUSPECT, Session
+from multihost_common.blobs import Blobs
 from multihost_common.blocks import Span
 from multihost_common.messages import (
     Blob,

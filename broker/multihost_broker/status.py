@@ -31,7 +31,13 @@ def status(core: Core) -> dict[str, Any]:
             for each in core.sessions.of_kind(WORKER)
         ],
         "producers": [
-            {"session": each.number, "name": each.name, "host": each.host, "pid": each.pid, "pools": len(each.pools)}
+            {
+                "session": each.number,
+                "name": each.name,
+                "host": each.host,
+                "pid": each.pid,
+                "pools": len(each.pools),
+            }
             for each in core.sessions.of_kind(PRODUCER)
         ],
         "pools": [

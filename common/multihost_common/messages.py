@@ -86,10 +86,9 @@ def message(code: int, *senders: str, carries: tuple[int, int] = (0, 0)) -> Call
     """Enter a message class into the table under ``code``, with the roles that may send it."""
 
     def enter(cls: type[M]) -> type[M]:
-        made = dataclass(slots=True)(cls)
-        made.code, made.senders, made.carries = code, frozenset(senders), carries
-        TABLE[code] = made
-        return made
+        cls.code, cls.senders, cls.carries = code, frozenset(senders), carries
+        TABLE[code] = cls
+        return cls
 
     return enter
 
@@ -98,6 +97,7 @@ def message(code: int, *senders: str, carries: tuple[int, int] = (0, 0)) -> Call
 
 
 @message(1, PRODUCER, WORKER, ADMIN)
+@dataclass(slots=True)
 class Hello(Message):
     """First message of a connection. Answered by Welcome or Refused."""
 
@@ -113,6 +113,7 @@ class Hello(Message):
 
 
 @message(2, BROKER)
+@dataclass(slots=True)
 class Welcome(Message):
     """The session is open. ``heartbeat`` is the interval in seconds between beats."""
 
@@ -125,6 +126,7 @@ class Welcome(Message):
 
 
 @message(3, BROKER)
+@dataclass(slots=True)
 class Refused(Message):
     """What was asked is not done; ``text`` is one sentence for a person."""
 
@@ -133,6 +135,7 @@ class Refused(Message):
 
 
 @message(4, PRODUCER, WORKER, ADMIN, BROKER, carries=(0, 1))
+@dataclass(slots=True)
 class Beat(Message):
     """A sign of life. A worker's carries one frame: (job, start, count, attempt) of each lease it
     holds, as unsigned 64-bit little-endian integers."""
@@ -141,6 +144,7 @@ class Beat(Message):
 
 
 @message(5, PRODUCER, WORKER, ADMIN, BROKER)
+@dataclass(slots=True)
 class Bye(Message):
     """The sender leaves in good order."""
 
@@ -151,6 +155,7 @@ class Bye(Message):
 
 
 @message(6, PRODUCER, BROKER, carries=(1, 1))
+@dataclass(slots=True)
 class Blob(Message):
     """Content by digest: a pickled function, a pool's set-up, a bundle of modules."""
 
@@ -159,6 +164,7 @@ class Blob(Message):
 
 
 @message(7, WORKER, BROKER)
+@dataclass(slots=True)
 class Need(Message):
     """The sender has to have this content. Answered by Blob."""
 
@@ -169,6 +175,7 @@ class Need(Message):
 
 
 @message(8, PRODUCER, BROKER)
+@dataclass(slots=True)
 class OpenPool(Message):
     """A pool of children. ``limit`` is how many may run at once over all hosts (0: every slot)."""
 
@@ -182,6 +189,7 @@ class OpenPool(Message):
 
 
 @message(9, PRODUCER, BROKER)
+@dataclass(slots=True)
 class ClosePool(Message):
     """No more jobs. Children end when they are idle, or now (``kill``)."""
 
@@ -190,6 +198,7 @@ class ClosePool(Message):
 
 
 @message(10, WORKER, BROKER)
+@dataclass(slots=True)
 class PoolClosed(Message):
     """All children of the pool have ended."""
 
@@ -197,6 +206,7 @@ class PoolClosed(Message):
 
 
 @message(11, WORKER, BROKER)
+@dataclass(slots=True)
 class PoolBroken(Message):
     """The pool's initializer failed; ``text`` is its traceback."""
 
@@ -205,6 +215,7 @@ class PoolBroken(Message):
 
 
 @message(12, BROKER)
+@dataclass(slots=True)
 class Grant(Message):
     """How many children of the pool this worker may run from now on."""
 
@@ -219,6 +230,7 @@ CALL_MAP, CALL_STAR, CALL_APPLY = 0, 1, 2
 
 
 @message(16, PRODUCER, BROKER)
+@dataclass(slots=True)
 class OpenJob(Message):
     """One function over a stream of items. ``call``: 0 f(x), 1 f(*x), 2 f(*x[0], **x[1])."""
 
@@ -234,6 +246,7 @@ class OpenJob(Message):
 
 
 @message(17, PRODUCER, carries=(2, MAX_FRAMES))
+@dataclass(slots=True)
 class Feed(Message):
     """A block of the job's input (see :mod:`multihost_common.blocks`)."""
 
@@ -245,6 +258,7 @@ class Feed(Message):
 
 
 @message(18, PRODUCER)
+@dataclass(slots=True)
 class EndJob(Message):
     """The sentinel of the input stream: the job has ``count`` items."""
 
@@ -253,6 +267,7 @@ class EndJob(Message):
 
 
 @message(19, PRODUCER, BROKER)
+@dataclass(slots=True)
 class Cancel(Message):
     """Items ``start .. start + count`` (count 0: the whole job) are not wanted any more.
     ``kill``: also those that run."""
@@ -264,6 +279,7 @@ class Cancel(Message):
 
 
 @message(20, BROKER)
+@dataclass(slots=True)
 class CloseJob(Message):
     """The job is over: forget its function."""
 
@@ -274,6 +290,7 @@ class CloseJob(Message):
 
 
 @message(24, BROKER, carries=(2, MAX_FRAMES))
+@dataclass(slots=True)
 class Lease(Message):
     """Run items ``start .. start + count``. The frames hold whole chunks of ``chunksize`` items;
     ``skip`` items of the first chunk come before ``start``. ``isolate``: alone, in a fresh child."""
@@ -289,6 +306,7 @@ class Lease(Message):
 
 
 @message(25, BROKER)
+@dataclass(slots=True)
 class Revoke(Message):
     """Give back up to ``count`` items of the pool that have not begun."""
 
@@ -297,6 +315,7 @@ class Revoke(Message):
 
 
 @message(26, WORKER)
+@dataclass(slots=True)
 class Returned(Message):
     """These items of a lease have not begun and are not held any more."""
 
@@ -311,6 +330,7 @@ VALUES, OUTCOMES = 0, 1
 
 
 @message(27, WORKER, BROKER, carries=(2, MAX_FRAMES))
+@dataclass(slots=True)
 class Result(Message):
     """Results of items ``start .. start + count``: ``frames[0]`` holds the lengths of the pickles
     in ``frames[1]``, the rest are out-of-band buffers. ``spent``: microseconds a child took."""
@@ -330,6 +350,7 @@ REASONS = frozenset({DIED, TIMED_OUT, LOST, CANCELLED, MEMORY})
 
 
 @message(28, WORKER)
+@dataclass(slots=True)
 class Died(Message):
     """The child that ran item ``item`` ended. ``rss``: bytes at its peak; ``signal`` 0: it exited."""
 
@@ -347,6 +368,7 @@ class Died(Message):
 
 
 @message(29, BROKER)
+@dataclass(slots=True)
 class Failed(Message):
     """Items ``start .. start + count`` have no result and will have none."""
 
@@ -365,6 +387,7 @@ class Failed(Message):
 
 
 @message(30, BROKER)
+@dataclass(slots=True)
 class EndResults(Message):
     """The sentinel of the result stream: every one of ``count`` items has been answered."""
 
@@ -376,6 +399,7 @@ class EndResults(Message):
 
 
 @message(32, WORKER, BROKER, carries=(1, 1))
+@dataclass(slots=True)
 class Output(Message):
     """What a child wrote to ``stream`` (1 standard output, 2 standard error)."""
 
@@ -387,6 +411,7 @@ class Output(Message):
 
 
 @message(33, BROKER)
+@dataclass(slots=True)
 class Capacity(Message):
     """How many slots and workers there are now."""
 
@@ -395,11 +420,13 @@ class Capacity(Message):
 
 
 @message(34, WORKER)
+@dataclass(slots=True)
 class Drain(Message):
     """Send no more work; what has not begun follows as Returned."""
 
 
 @message(35, ADMIN, PRODUCER)
+@dataclass(slots=True)
 class Ask(Message):
     """A question about the broker's state: ``status`` or ``health``. Answered by Answer."""
 
@@ -407,6 +434,7 @@ class Ask(Message):
 
 
 @message(36, BROKER, carries=(1, 1))
+@dataclass(slots=True)
 class Answer(Message):
     """The answer to Ask, one frame of UTF-8 JSON."""
 

@@ -92,7 +92,17 @@ class Child:
 class ChildPool:
     """One pool on this host."""
 
-    __slots__ = ("broken", "children", "closing", "failed_starts", "granted", "number", "opened", "owed", "queue")
+    __slots__ = (
+        "broken",
+        "children",
+        "closing",
+        "failed_starts",
+        "granted",
+        "number",
+        "opened",
+        "owed",
+        "queue",
+    )
 
     def __init__(self, opened: OpenPool) -> None:
         self.number = opened.pool

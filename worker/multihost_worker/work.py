@@ -13,13 +13,15 @@ from multihost_common.pace import Pace
 class Work:
     """Items of one lease. ``isolate``: to be run alone in a fresh child."""
 
-    __slots__ = ("attempt", "isolate", "job", "span")
+    __slots__ = ("attempt", "cancelled", "isolate", "job", "span")
 
     def __init__(self, job: int, span: Span, attempt: int, isolate: bool) -> None:
         self.job = job
         self.span = span
         self.attempt = attempt
         self.isolate = isolate
+        #: Ranges of items that nobody wants any more.
+        self.cancelled: list[tuple[int, int]] = []
 
     @classmethod
     def leased(cls, lease: Lease) -> Work:
@@ -31,7 +33,24 @@ class Work:
 
     def part(self, start: int, stop: int) -> Work:
         """The same lease, fewer items."""
-        return Work(self.job, self.span.sub(start, stop), self.attempt, self.isolate)
+        part = Work(self.job, self.span.sub(start, stop), self.attempt, self.isolate)
+        part.cancelled = self.cancelled
+        return part
+
+    def cancel(self, start: int, stop: int) -> None:
+        """Nobody wants these items any more."""
+        self.cancelled = [*self.cancelled, (start, stop)]
+
+    def is_cancelled(self, item: int) -> bool:
+        """Nobody wants this item any more."""
+        return any(start <= item < stop for start, stop in self.cancelled)
+
+    def wanted(self) -> list[Work]:
+        """Its items that are still wanted."""
+        works = [self]
+        for start, stop in self.cancelled:
+            works = [part for work in works for part in work.without(start, stop)]
+        return works
 
     def without(self, start: int, stop: int) -> list[Work]:
         """What is left of it outside ``start .. stop``."""
