@@ -1,0 +1,328 @@
+"""The broker's shell: one ROUTER socket, the ZAP handler, the clock. What to do is the core's business."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import socket as sockets
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import zmq
+
+from multihost_broker.config import AddressInUseError, Config
+from multihost_broker.core import Core, CoreConfig
+from multihost_broker.events import Action, Drop, Event, Gone, Note, Received, Send, Tick
+from multihost_broker.zap import Zap, prove_closed
+from multihost_common.auth import MAX_FRAME, secure_server, unlimited
+from multihost_common.errors import ConfigError, ProtocolError
+from multihost_common.keys import make_keys
+from multihost_common.messages import Bye, Hello, Refused, decode, encode
+from multihost_common.wire import check_address, more_frames, read_monitor, send_frames
+
+log = logging.getLogger("multihost.broker")
+
+#: Messages taken before everything else gets its turn.
+BATCH = 1000
+
+#: Versions before this one could be stopped by a peer that has no key.
+OLDEST_LIBZMQ = (4, 3, 5)
+
+Peer = bytes
+
+
+class Connections:
+    """Which peer speaks over which TCP connection, so that its end is noticed.
+
+    The monitor names a connection by its file descriptor, and the kernel gives the same number to the
+    next connection. The monitor's events are in order, so reading them before a HELLO is booked keeps
+    an old connection's end from being taken for the new one's.
+    """
+
+    def __init__(self, monitor: zmq.Socket[bytes]) -> None:
+        self._monitor = monitor
+        self._open: set[int] = set()
+        self._peers: dict[int, Peer] = {}
+        self._ended: list[Peer] = []
+
+    def read(self) -> None:
+        """Take in what the monitor has to tell."""
+        for event, fd in read_monitor(self._monitor):
+            if event == zmq.EVENT_ACCEPTED:
+                self._end(fd)
+                self._open.add(fd)
+            elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
+                self._end(fd)
+            elif event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
+                log.warning("a connection was refused: what it sent is no handshake of ours")
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                log.warning("a connection was refused: its key is unknown or has expired")
+
+    def _end(self, fd: int) -> None:
+        self._open.discard(fd)
+        peer = self._peers.pop(fd, None)
+        if peer is not None:
+            self._ended.append(peer)
+
+    def book(self, peer: Peer, fd: int) -> None:
+        """``peer`` has said HELLO over ``fd``."""
+        self.read()
+        if fd in self._open:
+            self._peers[fd] = peer
+        else:
+            self._ended.append(peer)
+
+    def forget(self, peer: Peer) -> None:
+        """Its session is over, whatever becomes of the connection."""
+        for fd, each in list(self._peers.items()):
+            if each == peer:
+                del self._peers[fd]
+
+    def take_ended(self) -> list[Peer]:
+        """Peers whose connection has ended since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def peers(self) -> list[Peer]:
+        """Everybody who is connected and has said HELLO."""
+        return list(self._peers.values())
+
+
+class Server:
+    """A broker. ``run`` serves until :meth:`stop`, SIGTERM or SIGINT."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or Config()
+        self._check()
+        self.keys = make_keys(self.config.keys)
+        self._stopping = False
+        self._strikes: dict[Peer, deque[float]] = {}
+        self._muted: set[Peer] = set()
+        self._wake_read, self._wake_write = sockets.socketpair()
+        self._context: zmq.Context[Any] = zmq.Context()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self) -> None:
+        if zmq.zmq_version_info() < OLDEST_LIBZMQ:
+            raise ConfigError(f"libzmq {zmq.zmq_version()} is too old to be safe; install pyzmq 26 or newer")
+        if not zmq.has("curve"):
+            raise ConfigError("this libzmq was built without CURVE; install pyzmq from its wheel")
+
+    def _open(self) -> None:
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self.zap = Zap(self._context, self.keys.tokens)
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        unlimited(self._socket)
+        secure_server(self._socket, self.keys.broker)
+        self._socket.router_mandatory = True
+        self._socket.router_handover = False
+        self._socket.tcp_keepalive = 1
+        self._socket.ipv6 = "[" in self.config.bind
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_ACCEPTED
+            | zmq.EVENT_CLOSED
+            | zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        )
+        self._connections = Connections(self._monitor)
+        #: Where it listens, with the port that was picked.
+        self.address = self._bind(check_address(self.config.bind))
+        prove_closed(self._context, self.zap, _reachable(self.address), self.keys.broker)
+        read_monitor(self._monitor)
+        # Rises from start to start, also on a host that has lost its disk.
+        self.core = Core(CoreConfig(epoch=time.time_ns() // 1_000_000, max_frame=MAX_FRAME))
+        if self.config.python:
+            self.core.python = self.config.python
+
+    def _bind(self, address: str) -> str:
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise AddressInUseError(
+                    f"{address} is in use, perhaps by another broker; stop it or choose another --bind"
+                ) from None
+            raise ConfigError(f"cannot listen on {address}: {error.strerror}; correct --bind") from None
+        bound = self._socket.last_endpoint
+        return bound.decode().rstrip("\0") if isinstance(bound, bytes) else bound
+
+    # -- the loop ------------------------------------------------------------------------------------
+
+    def run(self, ready: Callable[[Server], None] | None = None) -> None:
+        """Serve until told to stop; ``ready`` is called once peers can connect."""
+        poller = zmq.Poller()
+        for each in (self._socket, self.zap.socket, self._monitor, self._wake_read):
+            poller.register(each, zmq.POLLIN)
+        try:
+            if ready is not None:
+                ready(self)
+            more = False
+            while not self._stopping:
+                poller.poll(0 if more else self._patience())
+                more = self._turn()
+            self._farewell()
+        finally:
+            self.close()
+
+    def _patience(self) -> float | None:
+        """Milliseconds until the core wants a Tick."""
+        deadline = self.core.deadline()
+        return None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000 + 1
+
+    def _turn(self) -> bool:
+        """One round of the loop; whether messages still wait."""
+        with suppress(BlockingIOError):
+            while self._wake_read.recv(4096):
+                pass
+        self.zap.process()
+        self._connections.read()
+        more = self._drain()
+        if not more:
+            # Only now: what a peer sent before it went is heard first.
+            for peer in self._connections.take_ended():
+                self._strikes.pop(peer, None)
+                self._muted.discard(peer)
+                self._tell(Gone(peer))
+        deadline = self.core.deadline()
+        if deadline is not None and time.monotonic() >= deadline:
+            self._tell(Tick())
+        return more
+
+    def _drain(self) -> bool:
+        receive = self._socket.recv
+        try:
+            for _ in range(BATCH):
+                peer = receive(zmq.NOBLOCK)
+                self._take(peer, receive(zmq.NOBLOCK, copy=False))
+        except zmq.Again:
+            return False
+        return True
+
+    def _take(self, peer: Peer, header: zmq.Frame) -> None:
+        frames = more_frames(self._socket, header)
+        if peer in self._muted:
+            return
+        role = _role(header)
+        if role is None:
+            log.error("dropped a message without a user id from peer %s", peer.hex())
+            return
+        try:
+            message = decode(frames)
+        except ProtocolError as error:
+            self._strike(peer, role, error)
+            return
+        if type(message) is Hello:
+            self._connections.book(peer, int(header.get(zmq.SRCFD)))
+        self._tell(Received(peer, role, message))
+
+    def _strike(self, peer: Peer, role: str, error: ProtocolError) -> None:
+        now = time.monotonic()
+        recent = self._strikes.setdefault(peer, deque(maxlen=self.config.strikes))
+        recent.append(now)
+        log.warning("refused a message of %s %s: %s", role, peer.hex(), error)
+        self._send(peer, Refused(error.code, error.text))
+        if len(recent) == self.config.strikes and now - recent[0] <= self.config.strike_window:
+            log.warning("%s %s is not listened to any more until it connects anew", role, peer.hex())
+            self._muted.add(peer)
+            self._connections.forget(peer)
+            self._tell(Gone(peer))
+
+    # -- actions -------------------------------------------------------------------------------------
+
+    def _tell(self, event: Event) -> None:
+        for action in self.core.handle(event, time.monotonic()):
+            self._do(action)
+
+    def _do(self, action: Action) -> None:
+        if type(action) is Send:
+            self._send(action.peer, action.message)  # type: ignore[arg-type]
+        elif type(action) is Note:
+            log.log(action.level, "%s", action.text)
+        elif type(action) is Drop:
+            self._connections.forget(action.peer)  # type: ignore[arg-type]
+
+    def _send(self, peer: Peer, message: Any) -> None:
+        try:
+            self._socket.send(peer, zmq.SNDMORE | zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):
+                raise
+            # Its Gone follows from the monitor; the core's own books bring back what was lost.
+            return
+        send_frames(self._socket, encode(message))
+
+    def _farewell(self) -> None:
+        for peer in self._connections.peers():
+            self._send(peer, Bye("the broker was stopped"))
+
+    # -- ending --------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End :meth:`run` soon. Safe from any thread and from a signal handler."""
+        self._stopping = True
+        with suppress(OSError):
+            self._wake_write.send(b"s")
+
+    def close(self) -> None:
+        """Let go of everything; what was sent last gets ``linger`` seconds to leave."""
+        if self._context.closed:
+            return
+        linger = int(self.config.linger * 1000)
+        if hasattr(self, "_monitor"):
+            self._socket.disable_monitor()
+            self._monitor.close(0)
+        if hasattr(self, "_socket"):
+            self._socket.close(linger)
+        self._context.set(zmq.BLOCKY, 0)
+        if hasattr(self, "zap"):
+            self.zap.close()
+        self._context.term()
+        self._wake_read.close()
+        self._wake_write.close()
+
+
+def _role(header: zmq.Frame) -> str | None:
+    """The role of who sent this very message, as its token has it; None if nobody vouches for it."""
+    try:
+        user = header.get("User-Id")
+    except (zmq.ZMQError, KeyError):
+        return None
+    return str(user).partition(":")[0] or None
+
+
+def _reachable(address: str) -> str:
+    """An address to dial from this host for one that is listened on."""
+    return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def serve(config: Config) -> None:
+    """Run a broker in this process until SIGTERM or SIGINT."""
+    server = Server(config)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    wakeup = signal.set_wakeup_fd(server._wake_write.fileno(), warn_on_full_buffer=False)
+    for number in before:
+        signal.signal(number, lambda *_: server.stop())
+    try:
+        server.run(_announce)
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _announce(server: Server) -> None:
+    print(f"multihost broker listening on {server.address} (keys in {server.keys.directory})", flush=True)
+
+
+__all__ = ["Config", "Server", "serve"]
