@@ -1,0 +1,100 @@
+"""From what a worker or the broker says to what a user's ``get()`` returns or raises."""
+
+from __future__ import annotations
+
+import signal as signals
+from typing import Any
+
+from multihost_common.errors import WorkerLostError
+from multihost_common.messages import CANCELLED, MEMORY, TIMED_OUT, VALUES, Failed, Result
+
+
+class Raised:
+    """An exception in the place of a value."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def load(message: Result, executor: bool = False) -> tuple[list[Any], bool]:
+    """(values, failed) of a result: a value or a :class:`Raised` for each of its items."""
+    from multihost.reduction import load_results, load_values
+
+    count = message.count
+    if message.encoding == VALUES:
+        try:
+            values = load_values(message.frames)
+        except BaseException:
+            # Which of them it is, and what to say of it, is found out below.
+            pass
+        else:
+            if len(values) == count:
+                return values, False
+    outcomes = load_results(message.encoding, count, message.frames, executor)
+    loaded = [value if fine else Raised(value) for fine, value in outcomes]
+    if len(loaded) != count:
+        text = f"a worker answered {len(loaded)} results for {count} items; are its versions the same?"
+        loaded = [Raised(WorkerLostError(text))] * count
+    return loaded, True
+
+
+def raised(message: Failed, item: int) -> Raised:
+    """The exception of an item that has no result of its own."""
+    return Raised(failure(message, item))
+
+
+def failure(message: Failed, item: int) -> BaseException:
+    """What to raise for ``item``, with everything known about the cause in one sentence."""
+    if message.reason == CANCELLED:
+        from concurrent.futures import CancelledError
+
+        return CancelledError()
+    if message.reason == TIMED_OUT:
+        from multiprocessing import TimeoutError as PoolTimeoutError
+
+        return PoolTimeoutError(_timeout_text(message, item))
+    return WorkerLostError(
+        _lost_text(message, item),
+        item=item,
+        deaths=message.deaths,
+        host=message.host,
+        pid=message.pid,
+        signal=message.signal,
+        exitcode=message.exitcode,
+        rss=message.rss,
+        oom=message.oom,
+    )
+
+
+def _timeout_text(message: Failed, item: int) -> str:
+    text = message.text or "it took longer than its timeout"
+    return f"item {item} was stopped on host {message.host or 'unknown'}: {text}"
+
+
+def _lost_text(message: Failed, item: int) -> str:
+    times = {0: "", 1: " once"}.get(message.deaths, f" {message.deaths} times")
+    where = (
+        f"pid {message.pid} on host {message.host}" if message.pid else f"host {message.host or 'unknown'}"
+    )
+    parts = [f"the process that ran item {item} ended{times}; the last one ({where}) {_how(message)}"]
+    if message.rss:
+        parts.append(f"peak memory {message.rss / 2**20:.0f} MiB")
+    parts.append("out of memory (OOM killer)" if message.oom else "not by the OOM killer")
+    if message.text:
+        parts.append(message.text)
+    return ", ".join(parts)
+
+
+def _how(message: Failed) -> str:
+    if message.reason == MEMORY:
+        return "took more memory than a child may have"
+    if message.signal:
+        try:
+            return f"was killed by {signals.Signals(message.signal).name}"
+        except ValueError:
+            return f"was killed by signal {message.signal}"
+    if not message.pid:
+        return "went away with its host"
+    return f"exited with code {message.exitcode}"
