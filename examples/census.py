@@ -16,6 +16,7 @@ import sys
 import sysconfig
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -172,13 +173,12 @@ def crew(reports: list[Report]) -> str:
 
 
 def differences(reports: list[Report], files: list[tuple[str, Path]]) -> list[str]:
-    """Paths for which a plain loop in this process finds something else (time apart)."""
+    """Where a plain loop in this process finds something else (time and place apart)."""
     expected = {source[1]: count(*source) for source in sources(files)}
-    found = {counts[1]: counts for counts, _, _ in reports}
-    wrong = [path for path in expected if found.get(path) != expected[path]]
-    if len(reports) != len(expected):
-        wrong.append(f"{len(reports)} results for {len(expected)} files")
-    return wrong
+    wrong = [counts[1] for counts, _, _ in reports if counts != expected[counts[1]]]
+    surplus = Counter(counts[1] for counts, _, _ in reports)
+    surplus.subtract(path.as_posix() for _, path in files)
+    return wrong + [path for path, times in surplus.items() if times]
 
 
 def arguments() -> argparse.Namespace:
@@ -186,6 +186,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Census of Python's standard library.")
     parser.add_argument("packages", nargs="*", help="only these top packages (default: all)")
     parser.add_argument("--processes", type=int, help="at most so many processes (default: all there are)")
+    parser.add_argument("--rounds", type=int, default=1, help="go over it so many times, for a longer run")
     parser.add_argument("--top", type=int, default=20, metavar="N", help="show the N largest packages")
     parser.add_argument("--check", action="store_true", help="compare with a plain loop, exit 1 if not equal")
     return parser.parse_args()
@@ -194,7 +195,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the census."""
     options = arguments()
-    files = library(options.packages)
+    files = library(options.packages) * options.rounds
     if not files:
         print(f"no such package in {sysconfig.get_path('stdlib')}", file=sys.stderr)
         return 64
