@@ -71,6 +71,9 @@ class Job(Protocol):
     def over(self) -> bool:
         """Is every item answered and nothing more to come?"""
 
+    def idle(self) -> bool:
+        """Is nothing under way? (An open-ended job may be idle and not over.)"""
+
     def open(self) -> list[Message]:
         """The blobs that the job refers to, then its OpenJob."""
 
@@ -102,8 +105,8 @@ class Engine(Protocol):
     def start(self, job: Any) -> None:
         """Run this job: numbers it and sends what it produces."""
 
-    def poke(self, job: Any) -> None:
-        """The job has more input, or room in its window."""
+    def poke(self, job: Any, kick: bool = True) -> None:
+        """The job has more input, or room in its window. ``kick`` False: the caller waits next."""
 
     def cancel(self, job: Any, start: int = 0, count: int = 0, kill: bool = False) -> None:
         """These items (count 0: all) are not wanted; ``kill``: also those that run."""

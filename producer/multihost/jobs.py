@@ -105,6 +105,10 @@ class BaseJob:
         )
         return messages
 
+    def idle(self) -> bool:
+        """Is nothing under way?"""
+        return self.over
+
     def handle(self, message: Result | Failed | EndResults) -> Calls:
         """Take in what came back; answers the calls to make without the engine's lock."""
         calls: Calls = []
@@ -184,7 +188,7 @@ class MapJob(BaseJob):
         self.starving = False
         #: produce() had no room; whoever takes results out pokes once so many have been consumed.
         self.resume_at: int | None = None
-        self._refused: dict[int, Exception] = {}
+        self._refused: dict[int, BaseException] = {}
 
     # -- input
 
@@ -212,6 +216,10 @@ class MapJob(BaseJob):
         self.starving = False
         self.resume_at = None
         return [self._next(count, chunksize)]
+
+    def refuse(self, item: int, error: BaseException) -> None:
+        """This item is a place-holder, and its result is this error."""
+        self._refused[item] = error
 
     def _whole_chunks(self, count: int, chunksize: int, ready: int, total: int | None) -> int:
         """How many of ``count`` items make a block: whole chunks, unless they are the last ones."""
