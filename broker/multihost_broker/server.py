@@ -22,7 +22,7 @@ from multihost_common.auth import MAX_FRAME, secure_server, unlimited
 from multihost_common.errors import ConfigError, ProtocolError
 from multihost_common.keys import make_keys
 from multihost_common.messages import Bye, Hello, Refused, decode, encode
-from multihost_common.wire import check_address, more_frames, read_monitor, send_frames
+from multihost_common.wire import check_address, milliseconds, more_frames, read_monitor, send_frames
 
 log = logging.getLogger("multihost.broker")
 
@@ -154,8 +154,8 @@ class Server:
                     f"{address} is in use, perhaps by another broker; stop it or choose another --bind"
                 ) from None
             raise ConfigError(f"cannot listen on {address}: {error.strerror}; correct --bind") from None
-        bound = self._socket.last_endpoint
-        return bound.decode().rstrip("\0") if isinstance(bound, bytes) else bound
+        bound: bytes = self._socket.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
+        return bound.decode().rstrip("\0")
 
     # -- the loop ------------------------------------------------------------------------------------
 
@@ -175,10 +175,10 @@ class Server:
         finally:
             self.close()
 
-    def _patience(self) -> float | None:
+    def _patience(self) -> int | None:
         """Milliseconds until the core wants a Tick."""
         deadline = self.core.deadline()
-        return None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000 + 1
+        return None if deadline is None else milliseconds(deadline - time.monotonic())
 
     def _turn(self) -> bool:
         """One round of the loop; whether messages still wait."""

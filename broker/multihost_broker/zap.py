@@ -16,6 +16,7 @@ from zmq.utils import z85
 from multihost_common.auth import HandshakeWatch, secure_client
 from multihost_common.errors import AuthError, MultihostError
 from multihost_common.keys import BrokerKey, Token
+from multihost_common.wire import milliseconds, read_monitor
 
 ENDPOINT = "inproc://zeromq.zap.01"
 
@@ -78,15 +79,13 @@ def prove_closed(
 
 
 def _refused(zap: Zap, monitor: zmq.Socket[bytes], address: str, timeout: float) -> bool:
-    from multihost_common.wire import read_monitor
-
     watch = HandshakeWatch(address)
     deadline = time.monotonic() + timeout
     poller = zmq.Poller()
     poller.register(monitor, zmq.POLLIN)
     poller.register(zap.socket, zmq.POLLIN)
     while (left := deadline - time.monotonic()) > 0:
-        poller.poll(left * 1000)
+        poller.poll(milliseconds(left))
         zap.process()
         for event, _ in read_monitor(monitor):
             if isinstance(watch.told(event), AuthError):

@@ -5,6 +5,7 @@ Frames go one ``send`` and one ``recv`` each: the ``*_multipart`` helpers cost s
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import time
@@ -97,6 +98,11 @@ def read_monitor(monitor: Socket) -> list[tuple[int, int]]:
             event, value = struct.unpack("=hi", head)
             told.append((event & 0xFFFF, value))
     return told
+
+
+def milliseconds(seconds: float) -> int:
+    """For ``poll``: rounded up, so that what is due then is due indeed."""
+    return max(0, math.ceil(seconds * 1000))
 
 
 class Dealer:
@@ -202,7 +208,7 @@ class Dealer:
         poller = zmq.Poller()
         self.register(poller)
         while True:
-            poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            poller.poll(milliseconds(deadline - time.monotonic()))
             if CONNECTED in self.signals():
                 self.send(hello)
             welcome = self._answer()

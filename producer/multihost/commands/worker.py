@@ -1,0 +1,79 @@
+"""``multihost worker``"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from multihost.commands.shared import (
+    address_argument,
+    keys_option,
+    log_level_option,
+    size,
+    start_logging,
+    token_file_option,
+)
+
+
+@click.command()
+@address_argument
+@click.option(
+    "-c",
+    "--concurrency",
+    envvar="MULTIHOST_CONCURRENCY",
+    show_envvar=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Child processes at once. Default: the CPUs this process may use.",
+)
+@click.option(
+    "--name", envvar="MULTIHOST_NAME", show_envvar=True, default="", help="A name for status and logs."
+)
+@click.option(
+    "--max-memory-per-child",
+    envvar="MULTIHOST_MAX_MEMORY_PER_CHILD",
+    show_envvar=True,
+    metavar="SIZE",
+    help="Resident memory, such as 512M or 2G, above which a child is ended.",
+)
+@click.option(
+    "--drain-timeout",
+    envvar="MULTIHOST_DRAIN_TIMEOUT",
+    show_envvar=True,
+    type=click.FloatRange(min=0),
+    default=25.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long running items may take to end after SIGTERM.",
+)
+@token_file_option
+@keys_option
+@log_level_option
+def command(
+    address: str,
+    concurrency: int | None,
+    name: str,
+    max_memory_per_child: str | None,
+    drain_timeout: float,
+    token_file: str | None,
+    keys: str | None,
+    log_level: str,
+) -> None:
+    """Run tasks on this host for the broker at ADDRESS (default $MULTIHOST_BROKER).
+
+    SIGTERM drains: what runs is finished, the rest goes back. A second SIGTERM hands everything back.
+    """
+    from multihost_common.keys import find_token
+    from multihost_worker.agent import Config, work
+
+    start_logging(log_level)
+    config = Config(
+        address=address,
+        token=find_token("worker", token_file=token_file, keys=keys),
+        concurrency=concurrency or 0,
+        name=name,
+        max_memory=size(max_memory_per_child),
+        drain_timeout=drain_timeout,
+    )
+    sys.exit(work(config))

@@ -1,0 +1,289 @@
+"""The agent's shell: one DEALER socket, the children's pipes, the clock. Decisions are the core's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import socket as sockets
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import zmq
+from multihost_common.cpus import available_cpus, thread_limits
+
+from multihost_common.errors import BrokerLostError, HandshakeError, ProtocolError
+from multihost_common.keys import Token
+from multihost_common.messages import PROTOCOL_VERSION, WORKER, Hello, Message, Refused, Welcome
+from multihost_common.wire import CONNECTED, Dealer, milliseconds
+from multihost_worker.children import Children
+from multihost_worker.core import Core, CoreConfig
+from multihost_worker.events import (
+    Action,
+    Connected,
+    Disconnected,
+    Event,
+    Exit,
+    Received,
+    Send,
+    Stop,
+    Tick,
+)
+from multihost_worker.output import Printer
+from multihost_worker.privatedir import PrivateDir
+
+log = logging.getLogger("multihost.worker")
+
+#: Seconds without a word from the broker, which beats every second, after which the agent dials anew.
+SILENT = 10.0
+
+#: Seconds between two looks at the children's memory, and two notes for ``multihost health``.
+PULSE = 1.0
+
+#: Messages taken before the children get their turn.
+BATCH = 200
+
+
+@dataclass(slots=True)
+class Config:
+    """Settings of one agent."""
+
+    address: str
+    token: Token
+    #: Child processes at once; 0: as many as there are CPUs for this process.
+    concurrency: int = 0
+    name: str = ""
+    #: Resident bytes a child may have; 0: no limit.
+    max_memory: int = 0
+    #: Seconds a drain may take before everything is handed back.
+    drain_timeout: float = 25.0
+
+
+class Agent:
+    """A worker: registers with the broker and runs what it is given. ``run`` answers the exit status."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        cpus = available_cpus()
+        self.slots = config.concurrency or cpus
+        self.host = sockets.gethostname()
+        self.core = Core(
+            CoreConfig(
+                slots=self.slots,
+                host=self.host,
+                max_memory=config.max_memory,
+                drain_timeout=config.drain_timeout,
+            )
+        )
+        self._registered = False
+        self._exit: int | None = None
+        self._stops = 0
+        self._events: deque[Event] = deque()
+        self._heard = time.monotonic()
+        self._pulse_at = 0.0
+        self._wake_read, self._wake_write = sockets.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._poller = zmq.Poller()
+        self._poller.register(self._wake_read, zmq.POLLIN)
+        self._private = PrivateDir()
+        self._printer = Printer(self._send, self.host, time.monotonic)
+        self._children = Children(
+            self._events.append,
+            capture=self._printer,
+            private_dir=self._private.path,
+            env=thread_limits(max(1, cpus // self.slots)),
+            watch=self._poller,
+        )
+        self._dealer = Dealer(config.address, config.token)
+        self._dealer.register(self._poller)
+
+    # -- the loop ------------------------------------------------------------------------------------
+
+    def run(self, ready: Callable[[Agent], None] | None = None) -> int:
+        """Work until told to stop; ``ready`` is called each time the broker has welcomed this agent."""
+        self._ready = ready
+        log.info("connecting to the broker at %s", self._dealer.address)
+        try:
+            while self._exit is None:
+                self._turn()
+            return self._exit
+        finally:
+            self.close()
+
+    def _turn(self) -> None:
+        ready = dict(self._poller.poll(milliseconds(self._wake_at() - time.monotonic())))
+        self._read_wake()
+        self._read_dealer()
+        for fd, mask in ready.items():
+            if isinstance(fd, int):
+                self._children.process(fd, mask)
+        now = time.monotonic()
+        deadline = self.core.deadline()
+        if deadline is not None and now >= deadline:
+            self._events.append(Tick())
+        if now >= self._pulse_at:
+            self._pulse(now)
+        self._handle_all()
+
+    def _wake_at(self) -> float:
+        deadline = self.core.deadline()
+        return self._pulse_at if deadline is None else min(deadline, self._pulse_at)
+
+    def _pulse(self, now: float) -> None:
+        self._pulse_at = now + PULSE
+        self._private.note(
+            {
+                "pid": os.getpid(),
+                "name": self.config.name,
+                "registered": self._registered,
+                "slots": self.slots,
+            }
+        )
+        self._printer.sweep()
+        if self.config.max_memory:
+            self._children.sample()
+        if self._registered and now - self._heard > SILENT:
+            log.warning("the broker has been silent for %d s; connecting anew", SILENT)
+            self._redial()
+
+    def _handle_all(self) -> None:
+        """Tell the core everything, and do what it says, until there is nothing more."""
+        events = self._events
+        while events:
+            for action in self.core.handle(events.popleft(), time.monotonic()):
+                self._do(action)
+
+    def _do(self, action: Action) -> None:
+        if type(action) is Send:
+            self._send(action.message)
+        elif type(action) is Exit:
+            self._exit = action.code
+        else:
+            self._children.do(action)
+
+    # -- the broker ----------------------------------------------------------------------------------
+
+    def _send(self, message: Message) -> None:
+        # Without a connection there is nobody who would miss it: the broker's books bring it back.
+        with suppress(BrokerLostError):
+            self._dealer.send(message)
+
+    def _read_dealer(self) -> None:
+        for each in self._dealer.signals():
+            if each == CONNECTED:
+                self._heard = time.monotonic()
+                self._send(self._hello())
+            else:
+                self._lost("the connection to the broker is lost; trying again")
+        try:
+            messages = self._dealer.receive(BATCH)
+        except ProtocolError as error:
+            log.error("the broker sent what is not of protocol %d: %s", PROTOCOL_VERSION, error)
+            self._redial()
+            return
+        if messages:
+            self._heard = time.monotonic()
+        for message in messages:
+            self._take(message)
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Welcome):
+            self._dealer.welcomed(message)
+            self._registered = True
+            self._pulse_at = 0.0
+            log.info("registered with the broker at %s: %d slots", self._dealer.address, self.slots)
+            self._events.append(Connected())
+            if self._ready is not None:
+                self._ready(self)
+        elif isinstance(message, Refused):
+            self._refused(message)
+        elif self._registered:
+            self._events.append(Received(message))
+
+    def _refused(self, refused: Refused) -> None:
+        if refused.reason == "E_HELLO":
+            self._lost("the broker does not know this worker any more; registering again")
+            self._send(self._hello())
+        elif not self._registered:
+            raise HandshakeError(refused.text)
+        else:
+            log.warning("the broker refused a message: %s", refused.text)
+
+    def _hello(self) -> Hello:
+        return Hello(
+            WORKER,
+            PROTOCOL_VERSION,
+            f"{sys.version_info.major}.{sys.version_info.minor}",
+            pickle.HIGHEST_PROTOCOL,
+            self.host,
+            os.getpid(),
+            self.slots,
+            self.config.name,
+        )
+
+    def _lost(self, text: str) -> None:
+        if self._registered:
+            self._registered = False
+            self._pulse_at = 0.0
+            log.warning("%s", text)
+            self._events.append(Disconnected())
+
+    def _redial(self) -> None:
+        self._lost("the session with the broker is over")
+        self._dealer.unregister(self._poller)
+        self._dealer.close(0)
+        self._dealer = Dealer(self.config.address, self.config.token)
+        self._dealer.register(self._poller)
+        self._heard = time.monotonic()
+
+    # -- ending --------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Drain and end; the second time, hand everything back at once. Safe in a signal handler."""
+        self._stops += 1
+        with suppress(OSError):
+            self._wake_write.send(b"s")
+
+    def wakeup_fd(self) -> int:
+        """For :func:`signal.set_wakeup_fd`: a signal must end the wait."""
+        return self._wake_write.fileno()
+
+    def _read_wake(self) -> None:
+        with suppress(BlockingIOError):
+            while self._wake_read.recv(4096):
+                pass
+        while self._stops:
+            self._stops -= 1
+            self._events.append(Stop())
+
+    def close(self) -> None:
+        """End the children, the connection and the private directory."""
+        self._children.close()
+        self._dealer.close()
+        self._private.close()
+        self._wake_read.close()
+        self._wake_write.close()
+
+
+def work(config: Config) -> int:
+    """Run an agent in this process until SIGTERM or SIGINT; answers its exit status."""
+    agent = Agent(config)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    wakeup = signal.set_wakeup_fd(agent.wakeup_fd(), warn_on_full_buffer=False)
+    for number in before:
+        signal.signal(number, lambda *_: agent.stop())
+    try:
+        return agent.run()
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["Agent", "Config", "work"]
