@@ -130,7 +130,8 @@ class Row(NamedTuple):
 
 def summary(package: str, group: list[Counts]) -> Row:
     """One line for all files in ``group``."""
-    lines, functions, classes, documented = (sum(c[i] for c in group) for i in (3, 4, 5, 6))
+    lines, functions = sum(c[3] for c in group), sum(c[4] for c in group)
+    classes, documented = sum(c[5] for c in group), sum(c[6] for c in group)
     complexities = [number for counts in group for number in counts[7]]
     share = 100 * documented / max(1, functions + classes)
     mean = sum(complexities) / max(1, len(complexities))

@@ -39,7 +39,7 @@ def told_range(kind: type, bounds: tuple[float, float] | None) -> str:
         return "false, true"
     if kind in (str, bytes):
         return f"up to {bounds[1]} {'characters' if kind is str else 'bytes'}"
-    return NAMED_RANGES.get(bounds, f"{bounds[0]} .. {bounds[1]}")  # type: ignore[call-overload, no-any-return]
+    return NAMED_RANGES.get(bounds, f"{bounds[0]} .. {bounds[1]}")
 
 
 @pytest.mark.parametrize("cls", m.TABLE.values(), ids=lambda cls: str(cls.__name__))
