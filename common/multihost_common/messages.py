@@ -76,7 +76,7 @@ def payload() -> Any:
 class Message:
     """Base of all messages."""
 
-    code: ClassVar[int]
+    opcode: ClassVar[int]
     senders: ClassVar[frozenset[str]]
     #: (fewest, most) payload frames.
     carries: ClassVar[tuple[int, int]]
@@ -86,7 +86,7 @@ def message(code: int, *senders: str, carries: tuple[int, int] = (0, 0)) -> Call
     """Enter a message class into the table under ``code``, with the roles that may send it."""
 
     def enter(cls: type[M]) -> type[M]:
-        cls.code, cls.senders, cls.carries = code, frozenset(senders), carries
+        cls.opcode, cls.senders, cls.carries = code, frozenset(senders), carries
         TABLE[code] = cls
         return cls
 
@@ -449,7 +449,7 @@ def encode(msg: Message) -> list[Frame]:
     """Header and payload frames, ready to send."""
     import msgpack
 
-    header = [msg.code, *(getattr(msg, name) for name, _, _ in schema(type(msg)))]
+    header = [msg.opcode, *(getattr(msg, name) for name, _, _ in schema(type(msg)))]
     packed: bytes = msgpack.packb(header)
     return [packed, *getattr(msg, "frames", ())]
 
@@ -487,7 +487,9 @@ def _build(header: object, frames: Sequence[Frame]) -> Message:
     low, high = cls.carries
     if not low <= len(frames) - 1 <= high:
         raise ProtocolError("E_FRAMES", f"{cls.__name__} with {len(frames) - 1} payload frames")
-    return cls(*values, frames[1:]) if high else cls(*values)
+    built: Any = cls
+    made: Message = built(*values, frames[1:]) if high else built(*values)
+    return made
 
 
 def _within(value: Any, bounds: tuple[Any, Any] | None) -> bool:

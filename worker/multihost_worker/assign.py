@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from multihost_common.blobs import Blobs
+from multihost_common.blocks import Frame
 from multihost_worker import events as e
 from multihost_worker.slots import READY, STARTING, STOPPING, Child, ChildPool
 from multihost_worker.work import AgentJob, Given, Work
@@ -144,7 +145,7 @@ class Assigner:
             self.stop(child)
             self._start_children(child.pool)
 
-    def _content(self, digest: bytes) -> e.Frame:
+    def _content(self, digest: bytes) -> Frame:
         return (self._blobs.get(digest) if digest else None) or b""
 
     def _give_alone(self, pool: ChildPool, child: Child) -> None:
