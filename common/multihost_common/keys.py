@@ -134,9 +134,11 @@ def read_private(path: Path) -> str:
         raise ConfigError(f"{path} does not exist; copy the token file from the broker's keys") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; check its owner and mode") from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         _check_private(path, os.fstat(fd), secret)
-        return _one_line(path, file.read(MAX_BYTES + 1))
+        return _one_line(path, os.read(fd, MAX_BYTES + 1))
+    finally:
+        os.close(fd)
 
 
 def _inside(path: Path, directory: Path) -> bool:

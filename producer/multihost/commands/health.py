@@ -34,7 +34,7 @@ def command(address: str, worker: bool, timeout: float, token_file: str | None, 
     if worker:
         _check_workers()
     else:
-        ask(address, "health", token_file, keys, timeout)
+        ask(address, "", token_file, keys, timeout)
     click.echo("ok")
 
 

@@ -69,15 +69,20 @@ def start_logging(level: str) -> None:
 def ask(
     address: str, what: str, token_file: str | None = None, keys: str | None = None, timeout: float = 5.0
 ) -> dict[str, Any]:
-    """The broker's answer to ``what``, over its real socket."""
+    """The broker's answer to ``what``, over its real socket; just its welcome if ``what`` is empty."""
     from multihost_common.keys import find_token
-    from multihost_common.messages import ADMIN, PRODUCER, Ask
+    from multihost_common.messages import ADMIN, PRODUCER, WORKER, Ask, Bye
     from multihost_common.wire import Dealer
 
     deadline = time.monotonic() + timeout
-    dealer = Dealer(address, find_token(ADMIN, PRODUCER, token_file=token_file, keys=keys))
+    # A worker's token opens no questions, but being welcomed at all is answer enough for some.
+    roles = (ADMIN, PRODUCER) if what else (ADMIN, PRODUCER, WORKER)
+    dealer = Dealer(address, find_token(*roles, token_file=token_file, keys=keys))
     try:
         dealer.handshake(_hello(), timeout)
+        if not what:
+            dealer.send(Bye())
+            return {}
         dealer.send(Ask(what))
         return _answer(dealer, deadline)
     finally:
