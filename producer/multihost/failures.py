@@ -40,18 +40,20 @@ def load(message: Result, executor: bool = False) -> tuple[list[Any], bool]:
     return loaded, True
 
 
-def raised(message: Failed, item: int) -> Raised:
+def raised(message: Failed, item: int, executor: bool = False) -> Raised:
     """The exception of an item that has no result of its own."""
-    return Raised(failure(message, item))
+    return Raised(failure(message, item, executor))
 
 
-def failure(message: Failed, item: int) -> BaseException:
+def failure(message: Failed, item: int, executor: bool = False) -> BaseException:
     """What to raise for ``item``, with everything known about the cause in one sentence."""
     if message.reason == CANCELLED:
         from concurrent.futures import CancelledError
 
         return CancelledError()
     if message.reason == TIMED_OUT:
+        if executor:
+            return TimeoutError(_timeout_text(message, item))
         from multiprocessing import TimeoutError as PoolTimeoutError
 
         return PoolTimeoutError(_timeout_text(message, item))

@@ -268,7 +268,7 @@ class MapJob(BaseJob):
 
     def _failed(self, message: Failed, calls: Calls) -> None:
         stop = message.start + message.count
-        values = [raised(message, item) for item in range(message.start, stop)]
+        values = [raised(message, item, self.executor) for item in range(message.start, stop)]
         self._put(message.start, values, True, calls)
 
     def _put(self, start: int, values: list[Any], failed: bool, calls: Calls) -> None:
@@ -395,7 +395,7 @@ class StreamJob(BaseJob):
         for item in range(message.start, message.start + message.count):
             receiver = self._receivers.pop(item, None)
             if receiver is not None:
-                self._give(receiver, raised(message, item), calls)
+                self._give(receiver, raised(message, item, self.executor), calls)
 
     def _give(self, receiver: Receiver, value: object, calls: Calls) -> None:
         call = receiver.take(value)

@@ -1,0 +1,152 @@
+"""Pickling as both ends do it: protocol 5, large buffers out of band, cloudpickle where plain pickle fails.
+
+Results travel in *pieces*, pickles laid end to end: either lists of values, or one *outcome* an item,
+a tuple that begins with one of the codes below.
+"""
+
+from __future__ import annotations
+
+from array import array
+from sys import byteorder
+
+# The C module itself: `import pickle` brings `re` along, which a child would pay for at its start.
+try:
+    from _pickle import PickleBuffer, dumps, loads
+except ImportError:
+    from pickle import PickleBuffer, dumps, loads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any
+
+    from multihost_common.blocks import Frame
+
+#: Buffers of this size and more leave the pickle and become frames of their own.
+LARGE = 65_536
+
+#: A message has at most 64 frames; what is left after these stays in the pickle.
+MAX_BUFFERS = 60
+
+#: (DONE, value): the function returned.
+DONE = 0
+#: (RAISED, exception, traceback text): it raised.
+RAISED = 1
+#: (RAISED_TEXT, last line, traceback text): it raised what does not survive pickling.
+RAISED_TEXT = 2
+#: (NO_PICKLE, exception or text, repr of the value): what it returned cannot be pickled.
+NO_PICKLE = 3
+#: (NO_UNPICKLE, traceback text): the argument or the function could not be unpickled.
+NO_UNPICKLE = 4
+
+REPR = 1000
+
+
+def dumps_value(value: object, by_value: bool = False) -> tuple[bytes, list[memoryview]]:
+    """The pickle of ``value`` and its large buffers.
+
+    Plain pickle first. What it cannot do cloudpickle tries; with ``by_value`` also all that refers
+    to ``__main__``, which the other end does not have.
+    """
+    buffers: list[memoryview] = []
+    try:
+        data = dumps(value, 5, buffer_callback=_keeper(buffers))
+        if not by_value or b"__main__" not in data:
+            return data, buffers
+    except Exception as error:
+        return _dumps_by_value(value, error)
+    return _dumps_by_value(value, None)
+
+
+def _dumps_by_value(value: object, plain: Exception | None) -> tuple[bytes, list[memoryview]]:
+    import cloudpickle
+
+    buffers: list[memoryview] = []
+    try:
+        data: bytes = cloudpickle.dumps(value, 5, buffer_callback=_keeper(buffers))
+    except Exception as error:
+        # What plain pickle says is what people know from multiprocessing.
+        raise plain or error from None
+    return data, buffers
+
+
+def _keeper(buffers: list[memoryview]) -> Callable[[PickleBuffer], bool]:
+    def keep_in_band(buffer: PickleBuffer) -> bool:
+        if len(buffers) == MAX_BUFFERS:
+            return True
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True
+        if raw.nbytes < LARGE:
+            return True
+        buffers.append(raw)
+        return False
+
+    return keep_in_band
+
+
+def loads_pieces(frames: Sequence[Frame]) -> Iterator[Any]:
+    """The object of each piece in ``[lengths, pickles end to end, buffer, ...]``, unpickled one by one."""
+    data, buffers = frames[1], frames[2:]
+    if len(frames[0]) == 4:
+        yield loads(data, buffers=buffers)
+        return
+    view = memoryview(data)
+    end = 0
+    for length in lengths_of(frames[0]):
+        begin, end = end, end + length
+        yield loads(view[begin:end], buffers=buffers)
+
+
+def pieces_frames(pieces: Sequence[bytes], buffers: Iterable[Frame] = ()) -> list[Frame]:
+    """The inverse: frames that hold ``pieces``."""
+    lengths = array("I", map(len, pieces))
+    if byteorder == "big":
+        lengths.byteswap()
+    return [lengths.tobytes(), pieces[0] if len(pieces) == 1 else b"".join(pieces), *buffers]
+
+
+def lengths_of(frame: Frame) -> array[int]:
+    """Little-endian 32-bit integers, as :func:`multihost_common.blocks.unpack_lengths` does it."""
+    lengths: array[int] = array("I")
+    lengths.frombytes(frame)
+    if byteorder == "big":
+        lengths.byteswap()
+    return lengths
+
+
+def dumps_outcome(outcome: tuple[Any, ...]) -> tuple[bytes, list[memoryview]]:
+    """The pickle of one item's outcome. Never fails: what cannot be sent becomes text."""
+    code = outcome[0]
+    if code == RAISED:
+        return _dumps_raised(outcome[1], outcome[2]), []
+    try:
+        return dumps_value(outcome)
+    except Exception as error:
+        return _dumps_no_pickle(error, outcome[1]), []
+
+
+def _dumps_raised(error: BaseException, trace: str) -> bytes:
+    try:
+        data, _ = dumps_value((RAISED, error, trace))
+        # An exception whose __init__ takes other arguments pickles, and fails at the far end.
+        if type(loads(data, buffers=())[1]) is type(error):
+            return data
+    except Exception:
+        data = b""
+    lines = trace.rstrip().rsplit("\n", 1)
+    return bytes(dumps((RAISED_TEXT, lines[-1], trace), 5))
+
+
+def _dumps_no_pickle(error: Exception, value: object) -> bytes:
+    try:
+        shown = repr(value)[:REPR]
+    except Exception as failure:
+        shown = f"<{type(value).__name__} whose repr() raised {type(failure).__name__}>"
+    try:
+        data: bytes = dumps((NO_PICKLE, error, shown), 5)
+        loads(data)
+    except Exception:
+        data = dumps((NO_PICKLE, f"{type(error).__name__}: {error}", shown), 5)
+    return data

@@ -1,0 +1,241 @@
+"""A pool of children as its face sees it: what Pool and Executor have in common."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from multihost.engine import Engine, PoolSpec, get_engine, resolve_address
+from multihost.functions import call as call_function
+from multihost.iterators import Filler, IMapIterator, Inbox
+from multihost.jobs import MapJob, Options, StreamJob, Task
+from multihost.reduction import cacheable, dump_function, dump_item
+from multihost.sources import Items, Receiver, Sink, Source
+from multihost_common.messages import CALL_APPLY
+
+#: Functions of apply and submit that a pool keeps open; the oldest idle one makes room.
+MAX_STREAMS = 64
+
+
+def digest(content: bytes) -> bytes:
+    """The name of a content: 32 bytes of BLAKE2b."""
+    from hashlib import blake2b
+
+    return blake2b(content, digest_size=32).digest()
+
+
+def make_options(timeout: float | None, retries: int, at_most_once: bool) -> Options:
+    """Checked options of a pool."""
+    if timeout is not None and not timeout > 0:
+        raise ValueError("timeout must be a positive number of seconds, or None for no limit")
+    if retries < 0:
+        raise ValueError("retries must be 0 or more")
+    return Options(float(timeout or 0.0), int(retries), bool(at_most_once))
+
+
+class PoolHandle:
+    """An open pool of an engine, its functions and its open streams."""
+
+    def __init__(
+        self,
+        processes: int | None,
+        initializer: Callable[..., object] | None,
+        initargs: Iterable[Any],
+        max_tasks: int | None,
+        address: str | None,
+        name: str,
+        start_timeout: float | None = None,
+        executor: bool = False,
+    ) -> None:
+        self.local = not resolve_address(address)
+        self.engine: Engine = get_engine(address)
+        self.executor = executor
+        self.pid = os.getpid()
+        self.limit = processes or (self.engine.capacity if self.local else 0)
+        self.closed = False
+        self._streams: OrderedDict[Any, StreamJob] = OrderedDict()
+        self._opening = threading.Lock()
+        spec = PoolSpec(
+            self.limit,
+            self._setup(initializer, tuple(initargs), name),
+            self._code(initializer),
+            max_tasks or 0,
+            self.local,
+            name,
+            start_timeout,
+        )
+        self.number = self.engine.open_pool(spec)
+
+    def _setup(
+        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], name: str
+    ) -> bytes:
+        setup: dict[str, Any] = {
+            "sys_path": list(sys.path) if self.local else None,
+            "cwd": _cwd() if self.local else None,
+            "environ": dict(os.environ) if self.local else None,
+            "argv": list(sys.argv) if self.local else None,
+            "name": name,
+            "initializer": dump_function(initializer) if initializer is not None else b"",
+            # In band: it is small, and must be one blob.
+            "initargs": dump_function(initargs) if initargs else pickle.dumps((), 5),  # type: ignore[arg-type]
+        }
+        return pickle.dumps(setup, 5)
+
+    def _code(self, function: Callable[..., object] | None, pickled: bytes = b"") -> bytes:
+        if self.local or function is None:
+            return b""
+        from multihost.code import bundle_for
+
+        return bundle_for(function, pickled)
+
+    def check(self) -> None:
+        """Raise unless this process may use the pool."""
+        if os.getpid() != self.pid:
+            raise ValueError("this pool belongs to the parent process; make a new one after a fork")
+
+    def task(self, function: Callable[..., Any], style: int, about: Callable[..., Any] | None = None) -> Task:
+        """The function as it travels. ``about``: whose modules travel along, if not the function's."""
+        content = dump_function(function)
+        code = self._code(about or function, content)
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return Task(content, digest(content), code, digest(code) if code else b"", style, name)
+
+    # -- calls
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwds: dict[str, Any],
+        options: Options,
+        receiver: Receiver,
+    ) -> StreamJob:
+        """Have ``function(*args, **kwds)`` called; the receiver gets the outcome."""
+        if cacheable(function):
+            stream = self._stream(function, options)
+            data, buffers = dump_item((tuple(args), kwds))
+        else:
+            data, buffers = dump_item(((function, *args), kwds))
+            stream = self._stream(None, options, function)
+        stream.submit(data, buffers, receiver)
+        if not stream.poked:
+            stream.poked = True
+            self.engine.poke(stream)
+        return stream
+
+    def _stream(
+        self, function: Callable[..., Any] | None, options: Options, about: Callable[..., Any] | None = None
+    ) -> StreamJob:
+        # Callables that are pickled with each call share a stream, unless other modules travel with them.
+        kind = function or (self.local or getattr(about, "__module__", None) or type(about).__module__)
+        key = (kind, options.timeout, options.retries, options.at_most_once)
+        stream = self._streams.get(key)
+        if stream is not None and stream.error is None:
+            return stream
+        with self._opening:
+            stream = self._streams.get(key)
+            if stream is None or stream.error is not None:
+                task = self.task(function or call_function, CALL_APPLY, about)
+                stream = StreamJob(self.number, task, options, self.executor)
+                self.engine.start(stream)
+                self._streams[key] = stream
+                if len(self._streams) > MAX_STREAMS:
+                    self._evict()
+        return stream
+
+    def _evict(self) -> None:
+        for key, stream in list(self._streams.items())[:-1]:
+            if stream.idle():
+                del self._streams[key]
+                stream.close()
+                self.engine.poke(stream)
+                return
+
+    def map(
+        self,
+        task: Task,
+        source: Source,
+        sink: Sink,
+        options: Options,
+        chunksize: int | None,
+        window: int | None = None,
+    ) -> MapJob:
+        """A job that runs a function over a source; it is not started yet."""
+        return MapJob(self.number, task, options, source, sink, chunksize, window, self.executor)
+
+    def iterate(
+        self,
+        owner: object,
+        function: Callable[..., Any],
+        style: int,
+        iterable: Iterable[Any],
+        options: Options,
+        chunksize: int,
+        window: int | None,
+        ordered: bool,
+    ) -> IMapIterator:
+        """Run a function over an iterable, read as results are taken out."""
+        inbox = Inbox(ordered)
+        source: Items | Filler = self.items(iterable) or Filler(iterable, self.engine, chunksize)
+        if source.total == 0:
+            inbox.finish(0, [])
+            return IMapIterator(owner, self.engine, inbox, None)
+        job = self.map(self.task(function, style), source, inbox, options, chunksize, window)
+        iterator = IMapIterator(owner, self.engine, inbox, job)
+        self.engine.start(job)
+        if isinstance(source, Filler):
+            source.start(job)
+        return iterator
+
+    def items(self, iterable: Iterable[Any]) -> Items | None:
+        """A source that needs no thread, if the iterable has a length."""
+        if isinstance(iterable, (list, tuple, range)):
+            return Items(iterable)
+        return Items(list(iterable)) if hasattr(iterable, "__len__") else None
+
+    # -- the end
+
+    @property
+    def broken(self) -> BaseException | None:
+        """Why the pool takes no more work, although it was not closed."""
+        if self.closed:
+            return None
+        return next((stream.error for stream in list(self._streams.values()) if stream.error), None)
+
+    def drop_waiting(self) -> list[Receiver]:
+        """Take out the calls that are not on their way, and recall those that have not begun."""
+        dropped = []
+        for stream in list(self._streams.values()):
+            dropped += stream.drop_waiting()
+            if stream.fed and not stream.idle():
+                self.engine.cancel(stream, 0, stream.fed)
+        return dropped
+
+    def close(self, kill: bool = False) -> None:
+        """Take no more work; ``kill``: drop what there is."""
+        if os.getpid() != self.pid or (self.closed and not kill):
+            return
+        self.closed = True
+        if not kill:
+            for stream in list(self._streams.values()):
+                stream.close()
+                self.engine.poke(stream)
+        self.engine.close_pool(self.number, kill)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until every child has ended."""
+        if os.getpid() != self.pid:
+            return True
+        return self.engine.wait(self.engine.pool_closed(self.number), timeout)
+
+
+def _cwd() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None

@@ -1,0 +1,199 @@
+"""Run an unmodified script with ``multiprocessing.Pool`` and ``ProcessPoolExecutor`` served by multihost.
+
+Only the process of the script is changed, and only these names; the rest of multiprocessing stays
+the standard library's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import CodeType, ModuleType, TracebackType
+from typing import Any, NoReturn
+
+#: How a shell reports a program that ended by Ctrl-C.
+EXIT_INTERRUPTED = 130
+
+#: As Python itself exits when there is no such script.
+EXIT_NO_SCRIPT = 2
+
+
+def patch(processes: int | None = None) -> None:
+    """Let the standard library's names for pools of processes mean multihost's.
+
+    ``processes``: how many processes a pool has for which the script names no number.
+    """
+    import concurrent.futures.process
+    import multiprocessing.context
+
+    # It takes the class by its name when it is imported: managers keep the standard library's.
+    import multiprocessing.managers
+    import multiprocessing.pool
+
+    from multihost.executor import Executor
+    from multihost.pool import Pool
+
+    import multihost
+
+    class PatchedPool(Pool):
+        """multihost's Pool under the name of multiprocessing's."""
+
+        def __init__(
+            self,
+            processes_: int | None = None,
+            initializer: Callable[..., object] | None = None,
+            initargs: Iterable[Any] = (),
+            maxtasksperchild: int | None = None,
+            context: Any = None,
+            **renamed: Any,
+        ) -> None:
+            number = renamed.pop("processes", processes_)
+            number = processes if number is None else number
+            super().__init__(number, initializer, initargs, maxtasksperchild, context, **renamed)
+
+    PatchedPool.__name__ = PatchedPool.__qualname__ = "Pool"
+    pool_class: Any = Pool if processes is None else PatchedPool
+
+    def make_pool(
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> Any:
+        """Returns a process pool object."""
+        return pool_class(processes, initializer, initargs, maxtasksperchild)
+
+    def make_pool_of(context: Any, *args: Any, **kwds: Any) -> Any:
+        """Returns a process pool object."""
+        return make_pool(*args, **kwds)
+
+    def cpu_count() -> int:
+        """Returns the number of slots there are."""
+        return multihost.cpu_count()
+
+    stdlib: Any = multiprocessing
+    stdlib.Pool = make_pool
+    stdlib.cpu_count = cpu_count
+    stdlib.pool.Pool = pool_class
+    stdlib.context.BaseContext.Pool = make_pool_of
+    stdlib.context.BaseContext.cpu_count = lambda context: cpu_count()
+    futures: Any = concurrent.futures
+    futures.ProcessPoolExecutor = futures.process.ProcessPoolExecutor = Executor
+
+
+def run_script(path: str, args: Sequence[str]) -> NoReturn:
+    """What ``python path args`` does, in this process. Always ends by SystemExit."""
+    sys.argv[:] = [path, *args]
+    if os.path.isdir(path) or (os.path.isfile(path) and _is_archive(path)):
+        _set_first_path(path)
+        spec = PathFinder.find_spec("__main__", [path])
+        if spec is None:
+            _fail(f"can't find '__main__' module in {path!r}")
+        _run_spec(spec, spec.name)
+    try:
+        with io.open_code(os.path.abspath(path)) as file:
+            source = file.read()
+    except OSError as error:
+        _fail(f"can't open file {os.path.abspath(path)!r}: [Errno {error.errno}] {error.strerror}")
+    _set_first_path(os.path.dirname(os.path.abspath(path)))
+    main = _new_main(None, path)
+    main.__loader__ = SourceFileLoader("__main__", path)
+    _execute(lambda: compile(source, path, "exec", dont_inherit=True), main)
+
+
+def run_module(name: str, args: Sequence[str]) -> NoReturn:
+    """What ``python -m name args`` does, in this process. Always ends by SystemExit."""
+    sys.argv[:] = ["-m", *args]
+    _set_first_path(os.getcwd())
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            name = f"{name}.__main__"
+            spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError) as error:
+        _fail(f"Error while finding module specification for {name!r} ({error})", 1)
+    if spec is None:
+        _fail(f"No module named {name}", 1)
+    sys.argv[0] = spec.origin or name
+    _run_spec(spec, name)
+
+
+def _run_spec(spec: ModuleSpec, name: str) -> NoReturn:
+    loader: Any = spec.loader
+    main = _new_main(spec, spec.origin)
+    main.__loader__ = loader
+    main.__cached__ = spec.cached
+    main.__package__ = spec.parent
+    _execute(lambda: loader.get_code(name), main)
+
+
+def _new_main(spec: ModuleSpec | None, path: str | None) -> ModuleType:
+    """A fresh ``__main__``, so that the script meets none of our names and pickles as a script does."""
+    main = ModuleType("__main__")
+    main.__doc__ = None
+    main.__spec__ = spec
+    main.__dict__["__builtins__"] = sys.modules["builtins"]
+    main.__dict__["__annotations__"] = {}
+    if path is not None:
+        main.__file__ = path
+    _replaced.append(sys.modules.get("__main__"))
+    sys.modules["__main__"] = main
+    return main
+
+
+#: Kept alive: the module that was ``__main__`` still has frames on the stack.
+_replaced: list[ModuleType | None] = []
+
+
+def _execute(load: Callable[[], CodeType | None], main: ModuleType) -> NoReturn:
+    try:
+        code = load()
+        if code is None:
+            _fail(f"No code object available for {sys.argv[0]}", 1)
+        exec(code, main.__dict__)
+    except SystemExit:
+        raise
+    except KeyboardInterrupt as error:
+        _report(error)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except BaseException as error:  # noqa: BLE001
+        _report(error)
+        raise SystemExit(1) from None
+    raise SystemExit(0)
+
+
+def _report(error: BaseException) -> None:
+    """Show the error as the interpreter would, without the frames of this file."""
+    below: TracebackType | None = error.__traceback__
+    while below is not None and below.tb_frame.f_code.co_filename == __file__:
+        below = below.tb_next
+    if isinstance(error, SyntaxError) and below is not None and _is_import_system(below):
+        below = None
+    sys.excepthook(type(error), error.with_traceback(below), below)
+
+
+def _is_import_system(below: TracebackType) -> bool:
+    return below.tb_frame.f_code.co_filename.startswith("<frozen importlib")
+
+
+def _set_first_path(path: str) -> None:
+    # sys.path[0] is the folder of the `multihost` command, or the current one for `python -m`.
+    if sys.path and not sys.flags.safe_path:
+        sys.path[0] = path
+    else:
+        sys.path.insert(0, path)
+
+
+def _is_archive(path: str) -> bool:
+    import zipfile
+
+    return zipfile.is_zipfile(path)
+
+
+def _fail(text: str, code: int = EXIT_NO_SCRIPT) -> NoReturn:
+    print(f"multihost run: {text}", file=sys.stderr)
+    raise SystemExit(code)

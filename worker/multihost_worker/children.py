@@ -1,0 +1,446 @@
+"""The shell around child processes: carries out the core's child actions and tells its events.
+
+Nothing here blocks. An outside loop watches descriptors (``watch``), calls ``process`` for those that
+are ready, and everything that has come becomes events.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from multihost_worker import memory
+from multihost_worker.claims import ClaimBook
+from multihost_worker.events import (
+    ChildDied,
+    ChildFailed,
+    ChildMemory,
+    ChildReady,
+    ChildResult,
+    Define,
+    Forget,
+    Inspect,
+    KillChild,
+    Progress,
+    Reclaim,
+    Reclaimed,
+    Run,
+    StartChild,
+    StopChild,
+)
+from multihost_worker.forkserver import DIED, FORKED, KILL, REFUSED, START
+from multihost_worker.link import DEFINE, FAILED, FORGET, READY, RESULT, RUN, SETUP, STOP, Link, LinkError
+from multihost_worker.segments import Segments
+from multihost_worker.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from _socket import socket
+
+    from multihost_worker.events import Action, Event
+
+#: What ``watch`` is told and ``process`` takes, with the values select.poll() has.
+READ, WRITE = select.POLLIN, select.POLLOUT
+
+#: How much of a dead child's standard error goes into ChildDied.
+_TAIL = 2000
+_CAPTURED = 65_536
+
+
+class _Child:
+    """What the agent knows of one child."""
+
+    __slots__ = ("book", "child", "killed", "link", "oom", "outputs", "pid", "pool", "tail")
+
+    def __init__(self, child: int, pool: int, link: Link, book: ClaimBook, oom: int) -> None:
+        self.child = child
+        self.pool = pool
+        self.link = link
+        self.book = book
+        self.pid = 0
+        self.killed = False
+        self.oom = oom
+        #: Descriptor to stream number.
+        self.outputs: dict[int, int] = {}
+        self.tail = b""
+
+
+class Children:
+    """Child processes of this host and their forkserver.
+
+    ``emit`` is called with each event, from within ``do``, ``process`` and ``sample`` only; it may
+    call ``do``. ``capture(pool, pid, stream, data)`` gets what children write to standard output (1)
+    and error (2); without it they write where this process does. ``watch(fd, events)`` is told which
+    descriptors to poll for READ, READ | WRITE, or nothing any more (0). ``preload`` names modules
+    that the forkserver imports before it forks.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[Event], None],
+        *,
+        capture: Callable[[int, int, int, bytes], None] | None = None,
+        private_dir: str | None = None,
+        env: Mapping[str, str] | None = None,
+        watch: Callable[[int, int], None] | None = None,
+        preload: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._emit = emit
+        self._capture = capture
+        self._clock = clock
+        self._watch = watch
+        self._private_dir = private_dir
+        self._own_dir: str | None = None
+        self._children: dict[int, _Child] = {}
+        self._owners: dict[int, _Child] = {}
+        #: What is watched now: descriptor to events.
+        self.watched: dict[int, int] = {}
+        self._segments = Segments(dropped=self._dropped)
+        self._server = Server(dict(env or {}), list(preload))
+        self._closed = False
+        self._acts: dict[type, Callable[[Any], None]] = {
+            StartChild: self._start_child,
+            Define: self._define,
+            Run: self._run,
+            Forget: self._forget,
+            StopChild: self._stop,
+            KillChild: self._kill,
+            Reclaim: self._reclaim,
+            Inspect: self._inspect,
+        }
+        _alive.add(self)
+
+    # -- what the loop calls -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the forkserver, so that it is warm when the first child is wanted. Does not wait."""
+        if self._server.start():
+            self._set(self._server.fd, READ)
+
+    def do(self, action: Action) -> None:
+        """Carry out a child action. Never blocks; for a child that is gone it does nothing."""
+        self._acts[type(action)](action)
+
+    def process(self, fd: int, mask: int) -> None:
+        """Read all that has come on ``fd``, send what is queued for it, and emit the events."""
+        if fd == self._server.fd:
+            self._process_server(mask)
+            return
+        owner = self._owners.get(fd)
+        if owner is None:
+            return
+        if fd in owner.outputs:
+            self._read_output(owner, fd)
+            return
+        if mask & WRITE and owner.link.flush():
+            self._set(fd, READ)
+        if mask & ~WRITE:
+            self._read(owner)
+            if owner.link.eof and owner.child in self._children:
+                self._hung_up(owner)
+
+    def poll(self, timeout: float | None) -> bool:
+        """Wait for descriptors that are ready and process them: a loop for those who have none."""
+        poller = select.poll()
+        for fd, events in self.watched.items():
+            poller.register(fd, events)
+        ready = poller.poll(None if timeout is None else max(0.0, timeout * 1000))
+        for fd, mask in ready:
+            if fd in self.watched:
+                self.process(fd, mask)
+        return bool(ready)
+
+    def sample(self) -> None:
+        """Emit ChildMemory for every child."""
+        for each in list(self._children.values()):
+            if each.pid:
+                self._emit(ChildMemory(each.child, memory.resident(each.pid)))
+
+    def pids(self) -> dict[int, int]:
+        """Process id of each child that has been forked and has not ended."""
+        return {each.child: each.pid for each in self._children.values() if each.pid}
+
+    def close(self, kill: bool = True, timeout: float = 5.0) -> None:
+        """End all children and the forkserver. Without ``kill`` children end first what they have,
+        for at most ``timeout`` seconds, and their events are emitted."""
+        if self._closed:
+            return
+        deadline = self._clock() + timeout
+        if not kill:
+            for each in list(self._children):
+                self._stop(StopChild(each))
+            while self._children and (left := deadline - self._clock()) > 0:
+                self.poll(left)
+        self._closed = True
+        pids = list(self.pids().values())
+        self._set(self._server.fd, 0)
+        self._server.close(pids, max(0.5, deadline - self._clock()))
+        for each in list(self._children.values()):
+            for fd in list(each.outputs):
+                self._read_output(each, fd)
+            self._forget_child(each)
+        self._segments.close()
+        _alive.discard(self)
+        if self._own_dir is not None:
+            import shutil
+
+            shutil.rmtree(self._own_dir, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """After a fork, in the new process: let go of all, and touch nothing of the old one's."""
+        self._closed = True
+        self._server.abandon()
+        for each in self._children.values():
+            each.link.sock.close()
+            for fd in each.outputs:
+                os.close(fd)
+            each.outputs.clear()
+        self._children.clear()
+        self._owners.clear()
+        self.watched.clear()
+
+    # -- actions -------------------------------------------------------------------------------------
+
+    def _start_child(self, action: StartChild) -> None:
+        from _socket import socketpair
+
+        self.start()
+        outputs: list[tuple[int, int]] = []
+        book = ClaimBook()
+        ours, theirs = socketpair()
+        try:
+            if self._capture is not None:
+                outputs = [os.pipe(), os.pipe()]
+            ours.setblocking(False)
+            fds = [theirs.fileno(), book.fd, *(end for _, end in outputs)]
+            self._server.request(START, action.child, fds)
+        finally:
+            theirs.close()
+            for _, end in outputs:
+                os.close(end)
+        self._flushed_server()
+        oom = memory.oom_kills()
+        each = _Child(action.child, action.pool, Link(ours, self._segments), book, oom)
+        self._children[action.child] = each
+        self._owners[each.link.fd] = each
+        self._set(each.link.fd, READ)
+        for stream, (fd, _) in enumerate(outputs, 1):
+            os.set_blocking(fd, False)
+            each.outputs[fd] = stream
+            self._owners[fd] = each
+            self._set(fd, READ)
+        self._send(each, SETUP, (self._code_dir(action.code),), (action.setup, action.code))
+
+    def _code_dir(self, code: Any) -> str:
+        if not len(code):
+            return ""
+        if self._private_dir is None:
+            import tempfile
+
+            self._private_dir = self._own_dir = tempfile.mkdtemp(prefix="multihost-")
+        return self._private_dir
+
+    def _define(self, action: Define) -> None:
+        each = self._children.get(action.child)
+        if each is not None:
+            timed = action.timeout > 0
+            where = self._code_dir(action.code)
+            args = (action.job, action.call, timed, action.retries, action.at_most_once, where)
+            self._send(each, DEFINE, args, (action.function, action.code))
+
+    def _run(self, action: Run) -> None:
+        each = self._children.get(action.child)
+        if each is not None:
+            each.book.given = max(each.book.given, action.position + action.count)
+            args = (action.position, action.job, action.start, action.count, action.chunksize, action.skip)
+            self._send(each, RUN, args, action.frames)
+
+    def _forget(self, action: Forget) -> None:
+        each = self._children.get(action.child)
+        if each is not None:
+            self._send(each, FORGET, (action.job,))
+
+    def _stop(self, action: StopChild) -> None:
+        each = self._children.get(action.child)
+        if each is not None:
+            self._send(each, STOP)
+
+    def _kill(self, action: KillChild) -> None:
+        each = self._children.get(action.child)
+        if each is not None:
+            each.killed = True
+            self._server.request(KILL, action.child, [])
+            self._flushed_server()
+
+    def _reclaim(self, action: Reclaim) -> None:
+        each = self._children.get(action.child)
+        if each is not None:
+            self._emit(Reclaimed(action.child, each.book.reclaim()))
+
+    def _inspect(self, action: Inspect) -> None:
+        each = self._children.get(action.child)
+        if each is not None:
+            self._emit(Progress(action.child, *each.book.progress(self._clock())))
+
+    # -- traffic -------------------------------------------------------------------------------------
+
+    def _set(self, fd: int, events: int) -> None:
+        if fd < 0 or self.watched.get(fd, 0) == events:
+            return
+        if events:
+            self.watched[fd] = events
+        else:
+            self.watched.pop(fd, None)
+        if self._watch is not None:
+            self._watch(fd, events)
+
+    def _send(self, each: _Child, kind: int, args: tuple[Any, ...] = (), frames: Sequence[Any] = ()) -> None:
+        if not each.link.eof:
+            self._set(each.link.fd, READ if each.link.send(kind, args, frames) else READ | WRITE)
+
+    def _read(self, each: _Child) -> None:
+        """Everything that is there, as events. The core may answer with actions meanwhile."""
+        link = each.link
+        more = True
+        while more and not link.eof:
+            more = link.fill()
+            while (message := self._next(each)) is not None:
+                self._tell(each, *message)
+
+    def _next(self, each: _Child) -> tuple[int, tuple[Any, ...], list[Any]] | None:
+        try:
+            return each.link.next()
+        except (LinkError, ValueError, TypeError, KeyError, OSError) as error:
+            each.tail = f"its messages could not be read: {error}".encode()
+            each.link.eof = True
+            return None
+
+    def _tell(self, each: _Child, kind: int, args: tuple[Any, ...], frames: list[Any]) -> None:
+        if kind == RESULT:
+            job, start, count, spent, encoding, position = args
+            each.book.passed(position)
+            self._emit(ChildResult(each.child, job, start, count, spent, encoding, frames))
+        elif kind == READY:
+            each.pid = args[0]
+            self._emit(ChildReady(each.child, args[0]))
+        elif kind == FAILED:
+            self._emit(ChildFailed(each.child, args[0]))
+
+    def _read_output(self, each: _Child, fd: int) -> None:
+        stream = each.outputs.get(fd)
+        while stream is not None:
+            try:
+                data = os.read(fd, _CAPTURED)
+            except BlockingIOError:
+                return
+            if not data:
+                self._close_output(each, fd)
+                return
+            if stream == 2:
+                each.tail = (each.tail + data)[-_TAIL:]
+            if self._capture is not None:
+                self._capture(each.pool, each.pid, stream, data)
+
+    def _close_output(self, each: _Child, fd: int) -> None:
+        if each.outputs.pop(fd, None) is not None:
+            self._set(fd, 0)
+            self._owners.pop(fd, None)
+            os.close(fd)
+
+    def _hung_up(self, each: _Child) -> None:
+        """A child that has closed its socket is ending, or useless; its death is reported."""
+        self._set(each.link.fd, 0)
+        if not self._server.request(KILL, each.child, []) and each.pid:
+            _kill_group(each.pid)
+        self._flushed_server()
+
+    # -- the forkserver ------------------------------------------------------------------------------
+
+    def _flushed_server(self) -> None:
+        self._set(self._server.fd, READ | WRITE if self._server.waiting else READ)
+
+    def _process_server(self, mask: int) -> None:
+        server = self._server
+        fd = server.fd
+        if mask & WRITE:
+            server.flush()
+            self._flushed_server()
+        if not mask & ~WRITE:
+            return
+        for kind, child, pid, status, peak in server.reports():
+            each = self._children.get(child)
+            if each is None:
+                continue
+            if kind == FORKED:
+                each.pid = pid
+            elif kind == REFUSED:
+                each.tail = f"no process could be made: {os.strerror(status)}".encode()
+                self._died(each, 1, 0, 0)
+            elif kind == DIED:
+                code = os.waitstatus_to_exitcode(status)
+                self._died(each, max(code, 0), max(-code, 0), peak)
+        if server.eof and server.fd == fd:
+            self._server_ended(fd)
+
+    def _server_ended(self, fd: int) -> None:
+        """The forkserver is gone, and with it who could reap: kill its children, tell, and start
+        another one when the next child is wanted."""
+        self._set(fd, 0)
+        lost = list(self._children.values())
+        for each in lost:
+            if each.pid:
+                _kill_group(each.pid)
+        self._server.reset()
+        for each in lost:
+            each.tail = each.tail or b"the forkserver was killed"
+            self._died(each, 0, signal.SIGKILL, 0)
+
+    def _died(self, each: _Child, exitcode: int, signum: int, rss: int) -> None:
+        if self._children.get(each.child) is not each:
+            return
+        self._read(each)
+        for fd in list(each.outputs):
+            self._read_output(each, fd)
+        position = each.book.position()
+        oom = signum == signal.SIGKILL and not each.killed and memory.oom_kills() > each.oom
+        text = each.tail.decode(errors="replace")
+        self._forget_child(each)
+        self._emit(ChildDied(each.child, position, each.pid, exitcode, signum, rss, oom, text))
+
+    def _forget_child(self, each: _Child) -> None:
+        if self._children.get(each.child) is each:
+            del self._children[each.child]
+        self._set(each.link.fd, 0)
+        self._owners.pop(each.link.fd, None)
+        for fd in list(each.outputs):
+            self._close_output(each, fd)
+        each.link.close()
+        each.book.close()
+
+    def _dropped(self, number: int) -> None:
+        for each in self._children.values():
+            if number in each.link.known:
+                each.link.known.discard(number)
+                each.link.dropping.append(number)
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        return
+
+
+def _after_fork() -> None:
+    for each in list(_alive):
+        each.abandon()
+    _alive.clear()
+
+
+#: A process forked from this one must not hold the sockets: its children would not see this one end.
+_alive: set[Children] = set()
+os.register_at_fork(after_in_child=_after_fork)
