@@ -36,9 +36,7 @@ class LocalEngine(Driver):
         self._events: deque[e.Event] = deque()
         self._poller = select.poll()
         self._poller.register(self._wake_reader, select.POLLIN)
-        self._children = Children(
-            self._events.append, register=self._poller.register, unregister=self._poller.unregister
-        )
+        self._children = Children(self._events.append, watch=self._watch)
         self._broker = broker.Core()
         self._agent = agent.Core(agent.CoreConfig(host=platform.node(), heartbeat=0.0))
         self._children.start()
@@ -49,6 +47,12 @@ class LocalEngine(Driver):
             self._ask_broker(peer, hello, now)
         self._agent.handle(e.Connected(), now)
         atexit.register(self.close)
+
+    def _watch(self, fd: int, events: int) -> None:
+        if events:
+            self._poller.register(fd, events)
+        else:
+            self._poller.unregister(fd)
 
     def _limit(self, limit: int) -> int:
         return limit or self.capacity

@@ -98,10 +98,16 @@ class Agent:
             capture=self._printer,
             private_dir=self._private.path,
             env=thread_limits(max(1, cpus // self.slots)),
-            watch=self._poller,
+            watch=self._watch,
         )
         self._dealer = Dealer(config.address, config.token)
         self._dealer.register(self._poller)
+
+    def _watch(self, fd: int, events: int) -> None:
+        if events:
+            self._poller.register(fd, events)
+        else:
+            self._poller.unregister(fd)
 
     # -- the loop ------------------------------------------------------------------------------------
 

@@ -145,7 +145,8 @@ class Mappings:
 
     def __init__(self) -> None:
         self._maps: dict[int, mmap] = {}
-        self._lent: dict[Any, int] = {}
+        #: The reference to each view that is out, by its identity: it cannot be hashed.
+        self._lent: dict[int, tuple[Any, int]] = {}
         #: Numbers whose views are gone, to be told to the peer. Appended to from any thread.
         self.freed: list[int] = []
 
@@ -173,13 +174,14 @@ class Mappings:
         # A ctypes array, because it can be weakly referenced and every view, slice and numpy
         # array made of it keeps it alive; a memoryview tells neither.
         exporter = (c_char * length).from_buffer(mapping)
-        self._lent[ref(exporter, self._came_back)] = number
+        reference = ref(exporter, self._came_back)
+        self._lent[id(reference)] = reference, number
         return memoryview(exporter).cast("B")
 
     def _came_back(self, reference: Any) -> None:
-        number = self._lent.pop(reference, None)
-        if number is not None:
-            self.freed.append(number)
+        known = self._lent.pop(id(reference), None)
+        if known is not None:
+            self.freed.append(known[1])
 
     def drop(self, number: int) -> None:
         """The peer has no more use for it; it is unmapped with the last view."""
