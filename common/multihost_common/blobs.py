@@ -58,7 +58,8 @@ class Blobs:
         size = len(self._content[digest])
         self._unused[digest] = size
         self._unused_bytes += size
-        while self._unused_bytes > self._limit:
+        # The newest stays, however large: whoever put it there is about to use it.
+        while self._unused_bytes > self._limit and len(self._unused) > 1:
             oldest, size = self._unused.popitem(last=False)
             self._unused_bytes -= size
             del self._content[oldest]

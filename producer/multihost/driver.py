@@ -25,6 +25,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,7 @@ class Driver:
         self._led_at = 0.0
         self._closing = False
         self._failure: BaseException | None = None
+        self._pid = os.getpid()
         #: Pools whose initializer failed, and how.
         self.broken_pools: dict[int, BaseException] = {}
         self._idle_since: float | None = None
@@ -142,6 +144,11 @@ class Driver:
         raise NotImplementedError
 
     # -- calls from any thread ---------------------------------------------------------------------
+
+    @property
+    def usable(self) -> bool:
+        """Nothing has ended it yet."""
+        return self._failure is None and not self._closing
 
     def open_pool(self, spec: PoolSpec) -> int:
         """Make a pool; answers its handle number. Raises NoWorkersError after ``start_timeout``."""
@@ -261,17 +268,13 @@ class Driver:
 
     def _wake(self) -> None:
         # BlockingIOError: the pipe is full of wake-ups. OSError: the engine was closed meanwhile.
-        try:
+        with suppress(OSError):
             os.write(self._wake_writer, b"w")
-        except OSError:
-            pass
 
     def _unpark(self) -> None:
         # RuntimeError: it was not parked.
-        try:
+        with suppress(RuntimeError):
             self._park.release()
-        except RuntimeError:
-            pass
 
     def _check_alive(self) -> None:
         if self._failure is not None:
@@ -286,7 +289,7 @@ class Driver:
         if completion.done:
             return True
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not completion.done:
+        while not completion.done and self.usable:
             if self._take_lead(deadline):
                 self._lead(completion, deadline)
             else:
@@ -319,6 +322,8 @@ class Driver:
                     self._turn(left)
                     if self._calls and not self._calling.locked():
                         break
+        except (MultihostError, OSError) as error:
+            self._fail(error)
         finally:
             self._led_at = time.monotonic()
             self._mutex.release()
@@ -368,7 +373,9 @@ class Driver:
                         self._turn(None)
                         if self._calls and not self._calling.locked():
                             break
-                except BaseException as error:
+                except MultihostError as error:
+                    self._fail(error)
+                except BaseException as error:  # noqa: BLE001
                     self._fail(error)
                     traceback.print_exc()
                 finally:
@@ -432,10 +439,8 @@ class Driver:
 
     def drain_wakeups(self) -> None:
         """Empty the wake-up pipe."""
-        try:
+        with suppress(BlockingIOError):
             os.read(self._wake_reader, 4096)
-        except BlockingIOError:
-            pass
 
     def _take(self, message: m.Message) -> None:
         """A message from the broker."""
@@ -456,12 +461,20 @@ class Driver:
         elif isinstance(message, m.Output):
             self._calls.append(lambda: _show(message))
         elif isinstance(message, m.Need):
-            for blobs in self._blobs.values():
-                if message.digest in blobs:
-                    self._send(m.Blob(message.digest, (blobs[message.digest],)))
-                    break
+            self._give_blob(message.digest)
         elif isinstance(message, m.Refused):
             log.error("the broker refused: %s (%s)", message.text, message.reason)
+
+    def _give_blob(self, digest: bytes) -> None:
+        for blobs in self._blobs.values():
+            if digest in blobs:
+                self._send(m.Blob(digest, (blobs[digest],)))
+                return
+        for job in self._jobs.values():
+            for message in job.open():
+                if isinstance(message, m.Blob) and message.digest == digest:
+                    self._send(message)
+                    return
 
     def _pool_has_closed(self, pool: int) -> None:
         completion = self._closed_pools.get(pool)
@@ -523,10 +536,8 @@ class Driver:
     def _release_waiters(self) -> None:
         for completion, lock in self._waiters[:]:
             if completion.done or self._failure is not None:
-                try:
+                with suppress(RuntimeError):
                     lock.release()
-                except RuntimeError:
-                    pass
 
     def _run_calls(self) -> None:
         """Make the users' callbacks, in order, without the mutex. A nested call finds them running."""
@@ -535,7 +546,7 @@ class Driver:
                 while self._calls:
                     try:
                         self._calls.popleft()()
-                    except Exception:
+                    except Exception:  # noqa: BLE001
                         traceback.print_exc()
             finally:
                 self._calling.release()
@@ -544,7 +555,7 @@ class Driver:
 
     def close(self) -> None:
         """End everything of this engine in this process."""
-        if self._closing:
+        if self._closing or os.getpid() != self._pid:
             return
         self._closing = True
         self._wanted = True

@@ -93,6 +93,10 @@ class Engine(Protocol):
     #: Slots there are (at least 1 on the local engine; on a cluster 0 while no worker is there).
     capacity: int
 
+    @property
+    def usable(self) -> bool:
+        """Nothing has ended it yet: the broker was not lost, and it was not closed."""
+
     def open_pool(self, spec: PoolSpec) -> int:
         """Make a pool; answers its handle number, counted from 1."""
 
@@ -135,10 +139,12 @@ def get_engine(address: str | None = None) -> Engine:
     """The engine of this process for an address, made on first use."""
     address = resolve_address(address)
     engine = _engines.get(address)
-    if engine is None:
+    if engine is None or not engine.usable:
         with _making:
             engine = _engines.get(address)
-            if engine is None:
+            if engine is None or not engine.usable:
+                if engine is not None:
+                    engine.close()
                 engine = _engines[address] = _make(address)
     return engine
 

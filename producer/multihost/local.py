@@ -12,15 +12,14 @@ import select
 import time
 from collections import deque
 
-from multihost_common.cpus import available_cpus
-from multihost_worker.children import Children
-
 from multihost.driver import Driver
 from multihost_broker import core as broker
 from multihost_broker.events import Received, Send
 from multihost_common import messages as m
+from multihost_common.cpus import available_cpus
 from multihost_worker import core as agent
 from multihost_worker import events as e
+from multihost_worker.children import Children
 
 PRODUCER, WORKER = "producer", "worker"
 
