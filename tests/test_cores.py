@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
 from cluster import Cluster, Host
+
+from multihost_broker import events as be
 from multihost_common import messages as m
 from multihost_worker import events as ae
 
@@ -71,7 +72,9 @@ def test_the_end_is_even_when_the_longest_items_come_last(cluster: Cluster) -> N
 def test_one_long_item_does_not_hold_up_those_behind_it(cluster: Cluster) -> None:
     cluster.cost = lambda item: 60.0 if item == 100 else 0.001
     started(cluster, hosts=1, slots=2, items=400)
-    cluster.run(until=lambda: len(cluster.results()) == 399)
+    # What the child finished just before is sent with the long item's result.
+    cluster.run(seconds=50, until=lambda: len(cluster.results()) >= 399 - 5)
+    assert len(cluster.results()) >= 399 - 5
     assert cluster.now < 110.0
     complete(cluster, 400)
 
@@ -79,7 +82,9 @@ def test_one_long_item_does_not_hold_up_those_behind_it(cluster: Cluster) -> Non
 def test_one_long_item_on_another_host_does_not_either(cluster: Cluster) -> None:
     cluster.cost = lambda item: 60.0 if item == 100 else 0.001
     started(cluster, hosts=2, slots=1, items=400)
-    cluster.run(until=lambda: len(cluster.results()) == 399)
+    # What the child finished just before is sent with the long item's result.
+    cluster.run(seconds=50, until=lambda: len(cluster.results()) >= 399 - 5)
+    assert len(cluster.results()) >= 399 - 5
     assert cluster.now < 110.0
 
 
@@ -102,12 +107,17 @@ def test_work_waits_for_the_first_worker(cluster: Cluster) -> None:
     complete(cluster, 10)
 
 
-def test_an_item_that_kills_once_is_run_again_and_no_other(cluster: Cluster) -> None:
+def test_an_item_that_kills_once_is_run_again_and_with_it_only_what_was_not_sent_yet(
+    cluster: Cluster,
+) -> None:
     killed: list[int] = []
+    unsent: list[int] = []
 
     def kills(item: int, host: Host) -> bool:
         if item == 7 and not killed:
             killed.append(item)
+            (child,) = [each for each in host.children.values() if any(i == 7 for i, _ in each.claim)]
+            unsent.extend(item for item, _ in child.done)
             return True
         return False
 
@@ -115,7 +125,8 @@ def test_an_item_that_kills_once_is_run_again_and_no_other(cluster: Cluster) -> 
     started(cluster, items=200)
     complete(cluster, 200)
     assert cluster.ran.count(7) == 1
-    assert len(cluster.ran) == 200
+    assert sorted(cluster.ran) == sorted([*range(200), *unsent])
+    assert len(unsent) <= 5
 
 
 def test_an_item_that_always_kills_fails_after_three_deaths_and_all_others_are_delivered(
@@ -136,8 +147,8 @@ def test_a_suspect_runs_in_a_fresh_child_of_its_own(cluster: Cluster) -> None:
     def kills(item: int, host: Host) -> bool:
         if item != 7:
             return False
-        (child,) = [each for each in host.children.values() if each.runs and each.runs[0][2] == 7]
-        deaths.append((sum(run[3] - run[2] for run in child.runs), list(child.ran)))
+        (child,) = [each for each in host.children.values() if any(i == 7 for i, _ in each.claim)]
+        deaths.append((sum(run.stop - run.first for run in child.runs), list(child.ran)))
         return True
 
     cluster.kills = kills
@@ -161,7 +172,7 @@ def test_a_host_that_vanishes_is_replaced_within_ten_seconds(cluster: Cluster) -
     cluster.run(2.0)
     cluster.hosts["h0"].crash()
     crashed = cluster.now
-    held = sum(cluster.core.sessions.by_peer["h0"].held.values())
+    held = sum(share.held for share in cluster.core.sessions.by_peer["h0"].shares.values())
     assert held
     cluster.run(until=lambda: "h0" not in cluster.core.sessions.by_peer)
     assert cluster.now - crashed < 11.0
@@ -169,14 +180,12 @@ def test_a_host_that_vanishes_is_replaced_within_ten_seconds(cluster: Cluster) -
 
 
 def test_a_closed_connection_that_is_not_dialled_again_is_noticed_sooner(cluster: Cluster) -> None:
-    from multihost_broker.events import Gone
-
     cluster.cost = lambda item: 0.05
     started(cluster, items=400)
     cluster.run(2.0)
     cluster.hosts["h0"].crash()
     crashed = cluster.now
-    cluster.tell_broker(Gone("h0"))
+    cluster.tell_broker(be.Gone("h0"))
     cluster.run(until=lambda: "h0" not in cluster.core.sessions.by_peer)
     assert cluster.now - crashed < 5.0
     complete(cluster, 400)
@@ -344,8 +353,6 @@ def test_a_death_in_a_chunk_is_charged_to_one_item(cluster: Cluster) -> None:
 def test_a_second_python_is_refused_in_one_sentence(cluster: Cluster) -> None:
     hello = m.Hello(m.WORKER, m.PROTOCOL_VERSION, "3.12", 5, "h9", 1, 2, "h9")
     cluster.run(0.1)
-    actions = cluster.core.handle(
-        __import__("multihost_broker.events", fromlist=["Received"]).Received("h9", m.WORKER, hello), 101.0
-    )
-    (send,) = actions
+    (send,) = cluster.core.handle(be.Received("h9", m.WORKER, hello), cluster.now)
+    assert isinstance(send, be.Send) and isinstance(send.message, m.Refused)
     assert send.message.reason == "E_PYTHON" and "3.12" in send.message.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from multihost_broker.leases import Answered
+from multihost_broker.leases import Answered, Lease
 from multihost_common.blocks import Block, Span
 from multihost_common.messages import OpenJob
 from multihost_common.pace import Pace
@@ -18,7 +18,7 @@ class Job:
     ``suspects``), leased (the worker's books), answered."""
 
     __slots__ = (
-        "answered", "attempts", "count", "deaths", "fed", "number", "opened",
+        "answered", "attempts", "count", "deaths", "fed", "high", "number", "opened",
         "pace", "ready", "ready_items", "suspects", "workers",
     )  # fmt: skip
 
@@ -36,7 +36,9 @@ class Job:
         self.fed = 0
         self.count = -1
         self.pace = Pace()
+        #: Leases made so far; no item from ``high`` on was ever leased.
         self.attempts = 0
+        self.high = 0
         #: Workers that know the job.
         self.workers: set[int] = set()
 
@@ -56,23 +58,27 @@ class Job:
             self.ready.append(span)
         self.ready_items += len(span)
 
-    def put_back(self, span: Span) -> None:
+    def put_back(self, lease: Lease) -> None:
         """Make ready again what a worker held; what has an answer meanwhile stays answered."""
+        span = lease.span
         for start, stop in reversed(self.answered.missing(span.start, span.stop)):
-            self.put(span.sub(start, stop), first=True)
+            if lease.isolate:
+                self.suspect(span.sub(start, stop))
+            else:
+                self.put(span.sub(start, stop), first=True)
 
     def suspect(self, span: Span) -> None:
         """Run this item again, but alone."""
         self.suspects.append(span)
         self.ready_items += len(span)
 
-    def take(self, items: int) -> tuple[Span, bool] | None:
-        """(span, isolate): about ``items`` ready items that lie together, at least a chunk."""
+    def take(self, items: int) -> tuple[Span, bool]:
+        """(span, isolate): about ``items`` ready items that lie together, at least a chunk. There are
+        ready items."""
         if self.suspects:
-            self.ready_items -= 1
-            return self.suspects.popleft(), True
-        if not self.ready:
-            return None
+            span = self.suspects.popleft()
+            self.ready_items -= len(span)
+            return span, True
         span = self.ready[0]
         end = span.chunk_end(items)
         if end >= span.stop:
@@ -81,7 +87,22 @@ class Job:
             self.ready[0] = span.sub(end, span.stop)
             span = span.sub(span.start, end)
         self.ready_items -= len(span)
+        self.high = max(self.high, end)
         return span, False
+
+    def chunks(self) -> int:
+        """About how many children could do something with what is ready."""
+        size = self.ready[0].block.chunksize if self.ready else 1
+        return -(-self.ready_items // size)
+
+    def forget_deaths(self, start: int, stop: int) -> None:
+        """These items have an answer: who died of them does not matter any more."""
+        for item in [item for item in self.deaths if start <= item < stop]:
+            del self.deaths[item]
+
+    def leased(self, stop: int, attempt: int) -> bool:
+        """May there be, or have been, such a lease of an item before ``stop``?"""
+        return stop <= self.high and 0 < attempt <= self.attempts
 
     def drop_ready(self, start: int, stop: int) -> None:
         """These items are not to run: they have an answer from elsewhere, or are not wanted."""

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from multihost_common.blocks import Span
+
+if TYPE_CHECKING:
+    from multihost_broker.jobs import Job
+    from multihost_broker.pools import Share
 
 
 class Answered:
@@ -85,9 +90,11 @@ class Lease:
 class Leases:
     """What one worker holds of one job."""
 
-    __slots__ = ("_leases", "_starts", "items")
+    __slots__ = ("_leases", "_starts", "items", "job", "share")
 
-    def __init__(self) -> None:
+    def __init__(self, job: Job, share: Share) -> None:
+        self.job = job
+        self.share = share
         self._starts: list[int] = []
         self._leases: list[Lease] = []
         #: How many items are held.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from multihost_broker.events import Peer
-from multihost_broker.leases import Leases
 from multihost_common.messages import PRODUCER, WORKER, Hello
+
+if TYPE_CHECKING:
+    from multihost_broker.leases import Leases
+    from multihost_broker.pools import Share
 
 #: Seconds between beats, both ways.
 HEARTBEAT = 1.0
@@ -18,13 +23,16 @@ LOST = 10.0
 PRODUCER_LOST = 60.0
 GONE = 3.0
 
+#: Slots of a worker that has no number of them: as many as the pools ask for.
+UNLIMITED = 1 << 30
+
 
 class Session:
     """What is known of one peer."""
 
     __slots__ = (
-        "client", "digests", "draining", "free", "gone_at", "grants", "heard", "held", "host", "kind", "leases",
-        "name", "number", "peer", "pid", "pools", "revoked_at", "slots",
+        "client", "digests", "draining", "free", "gone_at", "heard", "host", "kind", "leases", "name", "number",
+        "peer", "pid", "pools", "shares", "slots",
     )  # fmt: skip
 
     def __init__(self, number: int, peer: Peer, hello: Hello, now: float) -> None:
@@ -43,23 +51,27 @@ class Session:
         # -- of a worker
         #: Child processes it may run; 0: as many as pools ask for (the local worker).
         self.slots = hello.slots
-        self.free = hello.slots or 1 << 30
-        #: Pool number -> child processes it may run for that pool.
-        self.grants: dict[int, int] = {}
-        #: Pool number -> items it holds of that pool.
-        self.held: dict[int, int] = {}
+        self.free = hello.slots or UNLIMITED
+        #: Pool number -> what it does for that pool.
+        self.shares: dict[int, Share] = {}
         #: Job number -> what it holds of that job.
         self.leases: dict[int, Leases] = {}
         #: Blobs it has been sent.
         self.digests: set[bytes] = set()
         self.draining = False
-        #: Pool number -> when it was last asked to give work back.
-        self.revoked_at: dict[int, float] = {}
 
     def lost_at(self) -> float:
         """When this session ends if nothing more is heard."""
         limit = self.heard + (LOST if self.kind == WORKER else PRODUCER_LOST)
         return limit if self.gone_at is None else min(limit, self.gone_at + GONE)
+
+    def suspect(self, now: float) -> bool:
+        """Has this worker been silent for so long, or its connection ended, that it gets no new work?"""
+        return self.gone_at is not None or (self.slots > 0 and now - self.heard > SUSPECT)
+
+    def usable(self, now: float) -> bool:
+        """May this worker be given new work?"""
+        return not self.draining and not self.suspect(now)
 
 
 class Sessions:
@@ -68,6 +80,7 @@ class Sessions:
     def __init__(self) -> None:
         self.by_peer: dict[Peer, Session] = {}
         self.by_number: dict[int, Session] = {}
+        self._gone: dict[int, Session] = {}
         self._next = 1
 
     def open(self, peer: Peer, hello: Hello, now: float) -> Session:
@@ -78,21 +91,40 @@ class Sessions:
         self.by_number[session.number] = session
         return session
 
-    def resume(self, peer: Peer, hello: Hello, now: float) -> Session | None:
-        """The session of a producer that has dialled again, now under this peer."""
-        if hello.kind != PRODUCER or not hello.client:
-            return None
-        for session in self.by_number.values():
-            if session.client == hello.client:
-                self.by_peer.pop(session.peer, None)
-                self.by_peer[peer] = session
-                session.peer, session.heard, session.gone_at = peer, now, None
-                return session
+    def find(self, hello: Hello) -> Session | None:
+        """The session of a producer that has dialled again."""
+        if hello.kind == PRODUCER and hello.client:
+            for session in self.by_number.values():
+                if session.client == hello.client and session.kind == PRODUCER:
+                    return session
         return None
+
+    def move(self, session: Session, peer: Peer) -> None:
+        """The session goes on under this peer."""
+        if self.by_peer.get(session.peer) is session:
+            del self.by_peer[session.peer]
+        self.by_peer[peer] = session
+        session.peer = peer
+
+    def heard(self, session: Session, now: float) -> bool:
+        """A message has come. True: the peer had been thought lost."""
+        doubtful = session.suspect(now)
+        session.heard = now
+        if session.gone_at is not None:
+            session.gone_at = None
+            self._gone.pop(session.number, None)
+        return doubtful
+
+    def gone(self, session: Session, now: float) -> None:
+        """The session's connection has ended."""
+        if session.gone_at is None:
+            session.gone_at = now
+            self._gone[session.number] = session
 
     def close(self, session: Session) -> None:
         """Forget the session."""
         self.by_number.pop(session.number, None)
+        self._gone.pop(session.number, None)
         if self.by_peer.get(session.peer) is session:
             del self.by_peer[session.peer]
 
@@ -103,3 +135,7 @@ class Sessions:
     def lost(self, now: float) -> list[Session]:
         """Sessions that have been silent for too long."""
         return [session for session in self.by_number.values() if session.lost_at() <= now]
+
+    def deadline(self) -> float | None:
+        """When the first session whose connection has ended is lost."""
+        return min((session.lost_at() for session in self._gone.values()), default=None)

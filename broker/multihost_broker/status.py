@@ -4,60 +4,100 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from multihost_broker.jobs import Job
+from multihost_broker.pools import Pool
+from multihost_broker.sessions import Session
 from multihost_common.messages import PRODUCER, WORKER
 
 if TYPE_CHECKING:
     from multihost_broker.core import Core
 
+#: Jobs told of one pool: the oldest ones. How many there are is told too.
+MOST_JOBS = 100
+
+#: The lower half of a number is the producer's own.
+NUMBER = 0xFFFF_FFFF
+
+
+def health(core: Core) -> dict[str, Any]:
+    """Whether it works at all, and with whom."""
+    workers = [each for each in core.sessions.of_kind(WORKER) if not each.draining]
+    return {"ok": True, "workers": len(workers), "slots": sum(each.slots for each in workers)}
+
 
 def status(core: Core) -> dict[str, Any]:
-    """Workers, producers, pools and jobs as they are now."""
+    """Workers, producers, pools and jobs as they are now. Times in seconds."""
     now = core.scheduler.now
+    workers = core.sessions.of_kind(WORKER)
+    pools = core.pools.values()
     return {
         "epoch": core.config.epoch,
         "python": core.python,
-        "workers": [
-            {
-                "session": each.number,
-                "name": each.name,
-                "host": each.host,
-                "pid": each.pid,
-                "slots": each.slots,
-                "granted": sum(each.grants.values()),
-                "held": sum(each.held.values()),
-                "draining": each.draining,
-                "silent": round(now - each.heard, 3),
-            }
-            for each in core.sessions.of_kind(WORKER)
-        ],
-        "producers": [
-            {
-                "session": each.number,
-                "name": each.name,
-                "host": each.host,
-                "pid": each.pid,
-                "pools": len(each.pools),
-            }
-            for each in core.sessions.of_kind(PRODUCER)
-        ],
-        "pools": [
-            {
-                "pool": pool.number,
-                "name": pool.opened.name,
-                "limit": pool.opened.limit,
-                "slots": pool.granted,
-                "jobs": [
-                    {
-                        "job": job.number & 0xFFFF_FFFF,
-                        "name": job.opened.name,
-                        "fed": job.fed,
-                        "answered": job.answered.total,
-                        "ready": job.ready_items,
-                        "seconds_per_item": job.pace.seconds,
-                    }
-                    for job in pool.jobs.values()
-                ],
-            }
-            for pool in core.pools.values()
-        ],
+        "slots": sum(each.slots for each in workers if not each.draining),
+        "granted": sum(pool.granted for pool in pools),
+        "ready": sum(job.ready_items for pool in pools for job in pool.jobs.values()),
+        "held": sum(pool.held for pool in pools),
+        "blobs": len(core.blobs),
+        "workers": [_worker(each, now) for each in workers],
+        "producers": [_producer(each, now) for each in core.sessions.of_kind(PRODUCER)],
+        "pools": [_pool(pool) for pool in pools],
+    }
+
+
+def _worker(worker: Session, now: float) -> dict[str, Any]:
+    shares = worker.shares.values()
+    return {
+        "session": worker.number,
+        "name": worker.name,
+        "host": worker.host,
+        "pid": worker.pid,
+        "slots": worker.slots,
+        "granted": sum(share.slots for share in shares),
+        "held": sum(share.held for share in shares),
+        "draining": worker.draining,
+        "connected": worker.gone_at is None,
+        "suspect": worker.suspect(now),
+        "silent": round(now - worker.heard, 3),
+    }
+
+
+def _producer(producer: Session, now: float) -> dict[str, Any]:
+    return {
+        "session": producer.number,
+        "name": producer.name,
+        "host": producer.host,
+        "pid": producer.pid,
+        "pools": len(producer.pools),
+        "connected": producer.gone_at is None,
+        "silent": round(now - producer.heard, 3),
+    }
+
+
+def _pool(pool: Pool) -> dict[str, Any]:
+    return {
+        "pool": pool.number & NUMBER,
+        "producer": pool.owner.number,
+        "name": pool.opened.name,
+        "limit": pool.opened.limit,
+        "slots": pool.granted,
+        "workers": len(pool.workers),
+        "held": pool.held,
+        "closing": pool.closing or pool.draining,
+        "broken": bool(pool.broken),
+        "open_jobs": len(pool.jobs),
+        "jobs": [_job(job) for job in list(pool.jobs.values())[:MOST_JOBS]],
+    }
+
+
+def _job(job: Job) -> dict[str, Any]:
+    return {
+        "job": job.number & NUMBER,
+        "name": job.opened.name,
+        "items": job.count if job.count >= 0 else None,
+        "fed": job.fed,
+        "answered": job.answered.total,
+        "ready": job.ready_items,
+        "suspects": len(job.suspects),
+        "leased": job.fed - job.answered.total - job.ready_items,
+        "seconds_per_item": job.pace.seconds,
     }

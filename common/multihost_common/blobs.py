@@ -23,6 +23,9 @@ class Blobs:
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._content
 
+    def __len__(self) -> int:
+        return len(self._content)
+
     def get(self, digest: bytes) -> Frame | None:
         """The content, or None."""
         return self._content.get(digest)

@@ -54,7 +54,7 @@ class Block:
         self.count = count
         self.chunksize = chunksize
         self.frames = frames
-        self._offsets: list[int] | None = None
+        self._offsets: array[int] | None = None
 
     def check(self) -> str | None:
         """What is wrong with this block as it came from a peer, or None."""
@@ -74,10 +74,10 @@ class Block:
         """The window onto all of it."""
         return Span(self, self.start, self.start + self.count)
 
-    def offsets(self) -> list[int]:
+    def offsets(self) -> array[int]:
         """Where each chunk begins in ``frames[1]``, and where the last one ends."""
         if self._offsets is None:
-            self._offsets = [0, *accumulate(unpack_lengths(self.frames[0]))]
+            self._offsets = array("Q", accumulate(unpack_lengths(self.frames[0]), initial=0))
         return self._offsets
 
 

@@ -308,7 +308,7 @@ class Lease(Message):
 @message(25, BROKER)
 @dataclass(slots=True)
 class Revoke(Message):
-    """Give back up to ``count`` items of the pool that have not begun."""
+    """Give back about ``count`` items of the pool that have not begun."""
 
     pool: int = integer()
     count: int = integer(COUNT)

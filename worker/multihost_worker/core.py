@@ -1,7 +1,8 @@
 """The agent's core: told what the broker sends and what the children do, it answers with actions.
 
-It is composed of :mod:`work` (what waits, what was given) and :mod:`slots` (children and pools); which
-child gets what is decided in :mod:`assign`. This file is the reactor, one method for each event.
+It is composed of :mod:`books` (the state), :mod:`slots` (children and pools), :mod:`work` (what waits,
+what was given), :mod:`assign` (which child gets what), :mod:`minder` (what the children do) and
+:mod:`watch` (when to look at them). This file is the reactor to the broker and to the operator.
 """
 
 from __future__ import annotations
@@ -9,32 +10,18 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from multihost_common import messages as m
-from multihost_common.blobs import Blobs
 from multihost_worker import events as e
 from multihost_worker.assign import Assigner
-from multihost_worker.slots import MAX_FAILED_STARTS, READY, STOPPING, Child, ChildPool
+from multihost_worker.books import Books, CoreConfig
+from multihost_worker.minder import Minder
+from multihost_worker.slots import ChildPool
+from multihost_worker.watch import Watch
 from multihost_worker.work import AgentJob, Work
 
 EX_OK = 0
-
-
-@dataclass(slots=True)
-class CoreConfig:
-    """What the shell tells the core once."""
-
-    #: Child processes at once; 0: as many as the pools ask for.
-    slots: int = 0
-    host: str = ""
-    #: Resident bytes a child may have; 0: no limit.
-    max_memory: int = 0
-    #: Seconds a drain may take before everything is handed back.
-    drain_timeout: float = 25.0
-    #: Seconds between beats; 0.0: none (the broker is in the same process).
-    heartbeat: float = 1.0
 
 
 class Core:
@@ -42,27 +29,18 @@ class Core:
 
     def __init__(self, config: CoreConfig) -> None:
         self.config = config
-        self._out: list[e.Action] = []
-        self.blobs = Blobs()
-        self.pools: dict[int, ChildPool] = {}
-        self.jobs: dict[int, AgentJob] = {}
-        self.children: dict[int, Child] = {}
-        self.assigner = Assigner(
-            self._out.append, config.slots, self.pools, self.jobs, self.children, self.blobs
-        )
-        self.connected = False
-        self.draining = False
+        self.books = Books(config)
+        self.pools = self.books.pools
+        self.jobs = self.books.jobs
+        self.children = self.books.children
+        self.blobs = self.books.blobs
+        self._watch = Watch()
+        self._assigner = Assigner(self.books, self._watch)
+        self._minder = Minder(self.books, self._assigner, self._watch, self._spare)
         self._drain_by: float | None = None
         self._next_beat: float | None = None
-        self._now = 0.0
         self._reactions: dict[type, Callable[[Any], None]] = {
-            e.ChildResult: self._on_child_result,
-            e.ChildReady: self._on_child_ready,
-            e.ChildFailed: self._on_child_failed,
-            e.ChildDied: self._on_child_died,
-            e.Reclaimed: self._on_reclaimed,
-            e.Progress: self._on_progress,
-            e.ChildMemory: self._on_child_memory,
+            **self._minder.reactions,
             e.Connected: self._on_connected,
             e.Disconnected: self._on_disconnected,
             e.Stop: self._on_stop,
@@ -82,186 +60,199 @@ class Core:
 
     def handle(self, event: e.Event, now: float) -> list[e.Action]:
         """Take one event; what is to be done about it."""
-        self._now = self.assigner.now = now
+        self.books.now = now
         subject: object = event.message if type(event) is e.Received else event
         reaction = self._reactions.get(type(subject))
         if reaction is not None:
             reaction(subject)
-        out = self._out[:]
-        self._out.clear()
+        out, self.books.out = self.books.out, []
         return out
 
     def deadline(self) -> float | None:
         """When :class:`~multihost_worker.events.Tick` is due."""
-        times = [child.check_at for child in self.children.values() if child.check_at is not None]
-        times += [at for at in (self._next_beat, self._drain_by) if at is not None]
-        return min(times, default=None)
-
-    def _send(self, message: m.Message) -> None:
-        self._out.append(e.Send(message))
+        times = (self._watch.deadline(), self._next_beat, self._drain_by)
+        return min((at for at in times if at is not None), default=None)
 
     # -- the session -------------------------------------------------------------------------------
 
     def _on_connected(self, event: e.Connected) -> None:
-        self.connected = True
+        self.books.connected = True
         if self.config.heartbeat:
-            self._next_beat = self._now + self.config.heartbeat
+            self._next_beat = self.books.now + self.config.heartbeat
 
     def _on_disconnected(self, event: e.Disconnected) -> None:
         """The broker knows nothing of us any more: begin anew."""
-        self.connected = False
+        self.books.connected = False
         self._next_beat = None
         for child in self.children.values():
-            child.given.clear()
-            self._kill(child, m.CANCELLED)
+            child.clear()
+            self._minder.kill(child, m.CANCELLED)
         for pool in self.pools.values():
-            pool.queue.clear()
-            pool.granted = 0
             pool.closing = True
+            self.books.blobs.release(pool.opened.setup)
+            self.books.blobs.release(pool.opened.code)
         self.pools.clear()
+        for job in self.jobs.values():
+            self.books.blobs.release(job.opened.function)
+            self.books.blobs.release(job.opened.code)
         self.jobs.clear()
-        if self.draining:
-            self._finish_drain()
+        self._spare()
 
     def _on_tick(self, event: e.Tick) -> None:
-        now = self._now
+        now = self.books.now
         if self._next_beat is not None and now >= self._next_beat:
             self._next_beat = now + self.config.heartbeat
-            self._send(m.Beat((self._held(),)))
-        for child in self.children.values():
-            if child.check_at is not None and now >= child.check_at:
-                child.check_at = None
-                self._out.append(e.Inspect(child.number))
+            self._beat()
+        self._minder.look()
         if self._drain_by is not None and now >= self._drain_by:
             self._hand_back()
 
-    def _held(self) -> bytes:
+    def _beat(self) -> None:
         held = array("Q")
-        for work in self._works():
+        for work in self.books.works():
             held.extend((work.job, work.span.start, len(work.span), work.attempt))
         if sys.byteorder == "big":
             held.byteswap()
-        return held.tobytes()
-
-    def _works(self) -> list[Work]:
-        works = [work for pool in self.pools.values() for work in pool.queue]
-        works += [given.work for child in self.children.values() for given in child.given]
-        return works
+        self.books.send(m.Beat((held.tobytes(),)))
+        for job in self.jobs.values():
+            if job.parked:
+                # What was asked for before may have been lost.
+                self.books.ask_for(job.opened.function, job.opened.code)
 
     # -- stopping ----------------------------------------------------------------------------------
 
     def _on_stop(self, event: e.Stop) -> None:
-        if self.draining or not self.connected:
+        books = self.books
+        if books.draining or not books.connected:
             self._hand_back()
             return
-        self.draining = self.assigner.draining = True
-        self._drain_by = self._now + self.config.drain_timeout
-        self._send(m.Drain())
+        books.draining = True
+        self._drain_by = books.now + self.config.drain_timeout
+        books.send(m.Drain())
         for pool in self.pools.values():
-            for work in pool.queue.clear():
-                self._return(work)
-        for child in self.children.values():
-            if child.given:
-                self._out.append(e.Reclaim(child.number))
-        self._finish_drain()
+            self._give_all_back(pool)
+        self._spare()
 
-    def _finish_drain(self) -> None:
-        if any(child.given for child in self.children.values()):
-            return
-        self._drain_by = None
-        if self.connected:
-            self._send(m.Bye("drained"))
-        self._out.append(e.Exit(EX_OK))
+    def _give_all_back(self, pool: ChildPool) -> None:
+        """Give back what has not begun; what the children have follows as it is reclaimed."""
+        parked = [job.parked for job in self.jobs.values() if job.opened.pool == pool.number]
+        for works in (pool.queue.clear(), *parked):
+            for work in works:
+                self.books.give_back(work)
+        for each in parked:
+            each.clear()
+        for child in pool.children.values():
+            self._assigner.reclaim(child)
+
+    def _spare(self) -> None:
+        """A child has nothing left: if it was the last one of a draining agent, that was all."""
+        if self.books.draining and self._drain_by is not None:
+            if any(child.given for child in self.children.values()):
+                return
+            self._leave("drained")
 
     def _hand_back(self) -> None:
         """End at once. The broker gives what was held to others when it hears Bye."""
-        self._drain_by = None
         for child in self.children.values():
-            self._kill(child, m.CANCELLED)
-            child.given.clear()
-        if self.connected:
-            self._send(m.Bye("stopped"))
-        self._out.append(e.Exit(EX_OK))
+            self._minder.kill(child, m.CANCELLED)
+            child.clear()
+        self.books.draining = True
+        self._leave("stopped")
 
-    def _return(self, work: Work) -> None:
-        self._send(m.Returned(work.job, work.span.start, len(work.span), work.attempt))
+    def _leave(self, why: str) -> None:
+        self._drain_by = None
+        self._next_beat = None
+        if self.books.connected:
+            self.books.send(m.Bye(why))
+        self.books.emit(e.Exit(EX_OK))
 
-    # -- pools and jobs ----------------------------------------------------------------------------
+    # -- content, pools, jobs ----------------------------------------------------------------------
 
     def _on_blob(self, blob: m.Blob) -> None:
-        self.blobs.put(blob.digest, blob.frames[0])
+        if not blob.frames:
+            return
+        self.books.blobs.put(blob.digest, blob.frames[0])
+        for job in self.jobs.values():
+            pool = self.pools.get(job.opened.pool)
+            if job.parked and pool is not None:
+                parked, job.parked = job.parked, []
+                for work in reversed(parked):
+                    pool.queue.put(work, first=True)
         for pool in list(self.pools.values()):
-            self.assigner.feed(pool)
+            self._assigner.feed(pool)
 
     def _on_open_pool(self, opened: m.OpenPool) -> None:
         if opened.pool not in self.pools:
             self.pools[opened.pool] = ChildPool(opened)
-            for digest in (opened.setup, opened.code):
-                self.blobs.use(digest)
-                self._need(digest)
-
-    def _need(self, digest: bytes) -> None:
-        if digest and digest not in self.blobs:
-            self._send(m.Need(digest))
+            self.books.blobs.use(opened.setup)
+            self.books.blobs.use(opened.code)
+            self.books.ask_for(opened.setup, opened.code)
 
     def _on_grant(self, grant: m.Grant) -> None:
         pool = self.pools.get(grant.pool)
         if pool is not None:
             pool.granted = grant.slots
-            self.assigner.feed(pool)
+            if not grant.slots:
+                self._give_all_back(pool)
+            self._assigner.feed(pool)
 
     def _on_close_pool(self, close: m.ClosePool) -> None:
         pool = self.pools.get(close.pool)
         if pool is None:
-            self._send(m.PoolClosed(close.pool))
+            self.books.send(m.PoolClosed(close.pool))
             return
         pool.closing = True
         if close.kill:
             pool.queue.clear()
         for child in list(pool.children.values()):
             if close.kill:
-                child.given.clear()
-                self._kill(child, m.CANCELLED)
-            elif not child.given:
-                self.assigner.stop(child)
-        self._pool_ended(pool)
-
-    def _pool_ended(self, pool: ChildPool) -> None:
-        if pool.closing and not pool.children and self.pools.get(pool.number) is pool:
-            del self.pools[pool.number]
-            self.blobs.release(pool.opened.setup)
-            self.blobs.release(pool.opened.code)
-            self._send(m.PoolClosed(pool.number))
+                child.clear()
+                self._minder.kill(child, m.CANCELLED)
+            elif not child.given and (pool.done() or pool.broken):
+                self._assigner.stop(child)
+        self._minder.pool_ended(pool)
 
     def _on_open_job(self, opened: m.OpenJob) -> None:
-        if opened.job not in self.jobs:
+        if opened.job not in self.jobs and opened.pool in self.pools:
             self.jobs[opened.job] = AgentJob(opened)
-            for digest in (opened.function, opened.code):
-                self.blobs.use(digest)
-                self._need(digest)
+            self.books.blobs.use(opened.function)
+            self.books.blobs.use(opened.code)
+            self.books.ask_for(opened.function, opened.code)
 
     def _on_close_job(self, close: m.CloseJob) -> None:
         job = self.jobs.pop(close.job, None)
-        pool = self.pools.get(job.opened.pool) if job else None
         if job is None:
             return
-        self.blobs.release(job.opened.function)
-        self.blobs.release(job.opened.code)
-        for child in pool.children.values() if pool else ():
+        self.books.blobs.release(job.opened.function)
+        self.books.blobs.release(job.opened.code)
+        pool = self.pools.get(job.opened.pool)
+        if pool is None:
+            return
+        if pool.queue:
+            pool.queue.drop(close.job)
+        for child in pool.children.values():
             if close.job in child.defined:
                 child.defined.discard(close.job)
-                self._out.append(e.Forget(child.number, close.job))
+                self.books.emit(e.Forget(child.number, close.job))
 
     # -- work --------------------------------------------------------------------------------------
 
     def _on_lease(self, lease: m.Lease) -> None:
+        books = self.books
         job = self.jobs.get(lease.job)
         pool = self.pools.get(job.opened.pool) if job else None
-        if pool is None or pool.closing or self.draining or len(lease.frames[0]) == 0:
-            self._send(m.Returned(lease.job, lease.start, lease.count, lease.attempt))
+        work = Work.leased(lease)
+        if pool is None or work is None:
+            # It is missing in the next beats, and so it finds its way back without a storm of returns.
             return
-        pool.queue.put(Work.leased(lease))
-        self.assigner.feed(pool)
+        if books.draining:
+            # The broker has not heard it.
+            books.send(m.Drain())
+        if books.draining or pool.closing or not pool.granted:
+            books.give_back(work)
+            return
+        pool.queue.put(work)
+        self._assigner.feed(pool)
 
     def _on_revoke(self, revoke: m.Revoke) -> None:
         """Give back from the end of the queue; what is missing is reclaimed from the children."""
@@ -269,190 +260,35 @@ class Core:
         if pool is None:
             return
         pool.owed = revoke.count
-        self._pay(pool)
-        if pool.owed:
-            asked = [child for child in pool.children.values() if child.items() > 1 and not child.alone]
-            for child in asked:
-                self.assigner.reclaim(child)
-            if not asked:
-                pool.owed = 0
-
-    def _pay(self, pool: ChildPool) -> None:
-        while pool.owed > 0:
-            work = pool.queue.take_last(pool.owed)
-            if work is None:
-                return
-            pool.owed -= len(work.span)
-            self._return(work)
+        self._minder.pay(pool)
+        full = [
+            child
+            for child in (pool.children.values() if pool.owed else ())
+            if child.items > 1 and not (child.alone or child.claimed or child.killed_for)
+        ]
+        for child in full:
+            self._assigner.reclaim(child)
+        if not full:
+            pool.owed = 0
 
     def _on_cancel(self, cancel: m.Cancel) -> None:
         start, stop = (cancel.start, cancel.start + cancel.count) if cancel.count else (0, 1 << 64)
         job = self.jobs.get(cancel.job)
         pool = self.pools.get(job.opened.pool) if job else None
-        if pool is None:
+        if job is None or pool is None:
             return
         pool.queue.drop(cancel.job, start, stop)
+        job.parked = [part for work in job.parked for part in work.without(start, stop)]
         for child in list(pool.children.values()):
-            hit = [
-                given
-                for given in child.given
-                if given.work.job == cancel.job
-                and given.work.span.start < stop
-                and start < given.work.span.stop
-            ]
+            hit = [given.work for given in child.given if given.work.overlaps(cancel.job, start, stop)]
             if not hit:
                 continue
-            for given in hit:
-                given.work.cancel(start, stop)
-            child.suspect = cancel.kill
-            self.assigner.reclaim(child)
+            for work in hit:
+                work.cancel(start, stop)
+            self._assigner.reclaim(child)
             if cancel.kill:
-                self._out.append(e.Inspect(child.number))
+                child.suspect = True
+                self.books.emit(e.Inspect(child.number))
 
-    # -- children ----------------------------------------------------------------------------------
 
-    def _on_child_ready(self, event: e.ChildReady) -> None:
-        child = self.children[event.child]
-        child.pid = event.pid
-        child.pool.failed_starts = 0
-        if child.state != STOPPING:
-            child.state = READY
-            self.assigner.feed(child.pool)
-
-    def _on_child_failed(self, event: e.ChildFailed) -> None:
-        child = self.children[event.child]
-        child.state = STOPPING
-        self._break(child.pool, event.text)
-
-    def _break(self, pool: ChildPool, text: str) -> None:
-        if not pool.broken:
-            pool.broken = True
-            self._send(m.PoolBroken(pool.number, text[-m.TEXT :]))
-
-    def _on_child_result(self, event: e.ChildResult) -> None:
-        child = self.children[event.child]
-        work = child.answered(event.job, event.start, event.count)
-        job = self.jobs.get(event.job)
-        if job is not None and work is not None:
-            job.pace.measure(event.count, event.spent)
-            self._send(
-                m.Result(
-                    event.job,
-                    event.start,
-                    event.count,
-                    work.attempt,
-                    event.spent,
-                    event.encoding,
-                    event.frames,
-                )
-            )
-        if not child.given:
-            child.alone = False
-            child.check_at = None
-            if self.draining:
-                self._finish_drain()
-        self.assigner.feed(child.pool)
-
-    def _on_reclaimed(self, event: e.Reclaimed) -> None:
-        child = self.children.get(event.child)
-        if child is None:
-            return
-        child.reclaiming = False
-        child.position = max(child.position, event.position)
-        pool = child.pool
-        for work in child.cut_off(event.position):
-            self._put_back(pool, work)
-        if self.draining:
-            self._finish_drain()
-        elif pool.owed:
-            self._pay(pool)
-            pool.owed = 0
-        self.assigner.feed(pool)
-
-    def _put_back(self, pool: ChildPool, work: Work) -> None:
-        """Queue again what a child had and has not begun, unless nobody wants it any more."""
-        for part in work.wanted() if work.job in self.jobs else ():
-            if self.draining:
-                self._return(part)
-            else:
-                pool.queue.put(part, first=True)
-
-    def _on_progress(self, event: e.Progress) -> None:
-        """What a child runs: too long already, or not wanted any more?"""
-        child = self.children.get(event.child)
-        given = child.find(event.position) if child else None
-        if child is None or given is None:
-            if child is not None and child.given:
-                self.assigner.watch(child)
-            return
-        item = given.work.span.start + event.position - given.position
-        job = self.jobs.get(given.work.job)
-        if child.suspect and (job is None or given.work.is_cancelled(item)):
-            self._kill(child, m.CANCELLED)
-            return
-        timeout = job.opened.timeout if job else 0.0
-        if not timeout:
-            return
-        if self._now - event.since >= timeout:
-            self._kill(child, m.TIMED_OUT)
-        else:
-            child.check_at = event.since + timeout
-
-    def _on_child_memory(self, event: e.ChildMemory) -> None:
-        child = self.children.get(event.child)
-        if child is None or not self.config.max_memory or event.rss <= self.config.max_memory:
-            return
-        if child.given:
-            self._kill(child, m.MEMORY)
-        else:
-            self.assigner.stop(child)
-            self.assigner.feed(child.pool)
-
-    def _kill(self, child: Child, why: str) -> None:
-        if not child.killed_for:
-            child.killed_for = why
-            child.check_at = None
-            self._out.append(e.KillChild(child.number))
-
-    def _on_child_died(self, event: e.ChildDied) -> None:
-        child = self.children.pop(event.child)
-        pool = child.pool
-        pool.children.pop(child.number, None)
-        self._charge(child, event)
-        for given in reversed(child.given):
-            self._put_back(pool, given.work)
-        child.given.clear()
-        if child.pid == 0 and not child.killed_for and not pool.broken:
-            pool.failed_starts += 1
-            if pool.failed_starts >= MAX_FAILED_STARTS:
-                text = f"{pool.failed_starts} children in a row ended before they were ready: {event.text}"
-                self._break(pool, text)
-        self._pool_ended(pool)
-        if self.draining:
-            self._finish_drain()
-        if pool.number in self.pools:
-            self.assigner.feed(pool)
-
-    def _charge(self, child: Child, event: e.ChildDied) -> None:
-        """The item that was running, and only that one, is charged with the death."""
-        given = child.find(event.position)
-        if given is None:
-            if not child.given or child.killed_for == m.CANCELLED:
-                return
-            given = child.given[0]
-            item = given.work.span.start
-        else:
-            item = given.work.span.start + event.position - given.position
-        work = given.work
-        if work.job in self.jobs and not work.is_cancelled(item):
-            if child.killed_for == m.CANCELLED:
-                # It was killed for another item's sake between two looks: this one is innocent.
-                return
-            reason = child.killed_for or m.DIED
-            self._send(
-                m.Died(
-                    work.job, item, work.attempt, reason, self.config.host, event.pid, event.signal,
-                    event.exitcode, event.rss, event.oom, event.text[-2000:],
-                )
-            )  # fmt: skip
-        child.answered(work.job, item, 1)
+__all__ = ["Core", "CoreConfig"]

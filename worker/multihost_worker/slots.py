@@ -12,13 +12,16 @@ STARTING, READY, STOPPING = "starting", "ready", "stopping"
 #: So many children in a row that end before they are ready mean that none ever will be.
 MAX_FAILED_STARTS = 3
 
+#: A child has at most so many runs: the one it works on and the next.
+RUNS = 2
+
 
 class Child:
-    """One child process as the core knows it."""
+    """One child process as the core knows it. After a change its pool's ``update`` is called."""
 
     __slots__ = (
-        "alone", "check_at", "defined", "given", "killed_for", "number", "pid", "pool", "position", "reclaiming",
-        "state", "suspect", "tasks",
+        "alone", "check_at", "claimed", "defined", "given", "items", "killed_for", "live", "number", "pid", "pool",
+        "position", "reclaiming", "state", "suspect", "tasks",
     )  # fmt: skip
 
     def __init__(self, number: int, pool: ChildPool) -> None:
@@ -26,8 +29,11 @@ class Child:
         self.pool = pool
         self.pid = 0
         self.state = STARTING
-        #: What it was given and has not answered, in order.
+        #: It takes up one of the pool's slots.
+        self.live = False
+        #: What it was given and has not answered, in order; items in all of it.
         self.given: deque[Given] = deque()
+        self.items = 0
         #: Position of the next item it will be given.
         self.position = 0
         #: Chunks it was given in its life.
@@ -40,13 +46,11 @@ class Child:
         self.killed_for = ""
         #: When to look whether its item has been running for too long.
         self.check_at: float | None = None
+        #: It is being asked for what it has not begun; it has begun all that it has.
         self.reclaiming = False
+        self.claimed = False
         #: Items were cancelled while it had them: kill it if it runs one of them.
         self.suspect = False
-
-    def items(self) -> int:
-        """How many items it has."""
-        return sum(len(given.work.span) for given in self.given)
 
     def find(self, position: int) -> Given | None:
         """What lies at this position, if it has not been answered."""
@@ -55,32 +59,45 @@ class Child:
                 return given
         return None
 
+    def give(self, work: Work) -> int:
+        """It is given this; answers the position of the first item."""
+        position = self.position
+        count = len(work.span)
+        self.given.append(Given(position, work))
+        self.items += count
+        self.position += count
+        self.tasks += -(-count // work.span.block.chunksize)
+        self.claimed = False
+        return position
+
     def answered(self, job: int, start: int, count: int) -> Work | None:
         """Take out what it has answered; the work it belonged to, or None if it was never given."""
+        stop = start + count
         for index, given in enumerate(self.given):
             span = given.work.span
-            if given.work.job == job and span.start <= start and start + count <= span.stop:
-                rest = given.work.part(start + count, span.stop) if start + count < span.stop else None
-                before = given.work.part(span.start, start) if span.start < start else None
-                del self.given[index]
-                if rest is not None:
-                    self.given.insert(index, Given(given.position + start + count - span.start, rest))
-                if before is not None:
-                    self.given.insert(index, Given(given.position, before))
-                return given.work
+            if given.work.job != job or start < span.start or span.stop < stop:
+                continue
+            del self.given[index]
+            if stop < span.stop:
+                rest = Given(given.position + stop - span.start, given.work.part(stop, span.stop))
+                self.given.insert(index, rest)
+            if span.start < start:
+                self.given.insert(index, Given(given.position, given.work.part(span.start, start)))
+            self.items -= count
+            return given.work
         return None
 
     def cut_off(self, position: int) -> list[Work]:
-        """Take out all that lies from ``position`` on."""
+        """Take out all that lies from ``position`` on, last first."""
         back: list[Work] = []
         while self.given:
             given = self.given[-1]
             span = given.work.span
-            end = given.position + len(span)
-            if end <= position:
+            if given.position + len(span) <= position:
                 break
             self.given.pop()
             keep = max(0, position - given.position)
+            self.items -= len(span) - keep
             if keep:
                 self.given.append(Given(given.position, given.work.part(span.start, span.start + keep)))
                 back.append(given.work.part(span.start + keep, span.stop))
@@ -88,21 +105,19 @@ class Child:
                 back.append(given.work)
         return back
 
+    def clear(self) -> None:
+        """What it has is nobody's business any more."""
+        self.given.clear()
+        self.items = 0
+
 
 class ChildPool:
     """One pool on this host."""
 
     __slots__ = (
-        "broken",
-        "children",
-        "closing",
-        "failed_starts",
-        "granted",
-        "number",
-        "opened",
-        "owed",
-        "queue",
-    )
+        "broken", "busy", "children", "closing", "failed_starts", "granted", "idle", "live", "number", "opened",
+        "owed", "queue", "starting",
+    )  # fmt: skip
 
     def __init__(self, opened: OpenPool) -> None:
         self.number = opened.pool
@@ -110,6 +125,12 @@ class ChildPool:
         #: How many children it may have.
         self.granted = 0
         self.children: dict[int, Child] = {}
+        #: Children that have nothing to do, and those that can take one more run.
+        self.idle: dict[int, Child] = {}
+        self.busy: dict[int, Child] = {}
+        #: Children that take up a slot, and those of them that are not ready yet.
+        self.live = 0
+        self.starting = 0
         self.queue = WorkQueue()
         self.closing = False
         self.broken = False
@@ -117,10 +138,51 @@ class ChildPool:
         #: Items the broker wants back once they are reclaimed.
         self.owed = 0
 
-    def live(self) -> int:
-        """Children that are not about to end."""
-        return sum(1 for child in self.children.values() if child.state != STOPPING and not child.killed_for)
+    def enter(self, child: Child) -> None:
+        """A child is being started."""
+        self.children[child.number] = child
+        self.starting += 1
+        self.update(child)
 
-    def busy(self) -> int:
-        """Children that have work."""
-        return sum(1 for child in self.children.values() if child.given)
+    def leave(self, child: Child) -> None:
+        """The child has ended."""
+        if self.children.pop(child.number, None) is None:
+            return
+        self.set_state(child, STOPPING)
+        child.clear()
+        self.update(child)
+
+    def set_state(self, child: Child, state: str) -> None:
+        """The child's state changes."""
+        self.starting += (state is STARTING) - (child.state is STARTING)
+        child.state = state
+        self.update(child)
+
+    def update(self, child: Child) -> None:
+        """Book anew what the child can take, and whether it takes up a slot."""
+        number, runs = child.number, len(child.given)
+        live = not child.killed_for and (runs > 0 or child.state is not STOPPING)
+        if live is not child.live:
+            child.live = live
+            self.live += 1 if live else -1
+        able = live and child.state is READY and not (child.alone or child.reclaiming)
+        if able and runs == 0:
+            self.idle[number] = child
+        else:
+            self.idle.pop(number, None)
+        if able and 0 < runs < RUNS:
+            self.busy[number] = child
+        else:
+            self.busy.pop(number, None)
+
+    def waiting(self) -> int:
+        """How many children more than there are could do something now."""
+        # An idle child that has run something is of no use to what must run in a fresh one.
+        waiting = len(self.queue.alone) - self.starting
+        if self.queue:
+            waiting += -(-self.queue.items // self.queue.head().span.block.chunksize) - len(self.idle)
+        return waiting
+
+    def done(self) -> bool:
+        """It is closing and has no work left."""
+        return self.closing and not self.queue and not self.queue.alone

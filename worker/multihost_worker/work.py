@@ -24,10 +24,14 @@ class Work:
         self.cancelled: list[tuple[int, int]] = []
 
     @classmethod
-    def leased(cls, lease: Lease) -> Work:
-        """The work of a Lease message."""
-        chunks = len(lease.frames[0]) // 4
-        block = Block(lease.start - lease.skip, chunks * lease.chunksize, lease.chunksize, lease.frames)
+    def leased(cls, lease: Lease) -> Work | None:
+        """The work of a Lease message, or None if it does not add up."""
+        if len(lease.frames) < 2 or not lease.skip < lease.chunksize or lease.skip > lease.start:
+            return None
+        chunks = -(-(lease.skip + lease.count) // lease.chunksize)
+        if len(lease.frames[0]) != 4 * chunks or (len(lease.frames) > 2 and chunks != 1):
+            return None
+        block = Block(lease.start - lease.skip, lease.skip + lease.count, lease.chunksize, lease.frames)
         span = Span(block, lease.start, lease.start + lease.count)
         return cls(lease.job, span, lease.attempt, lease.isolate)
 
@@ -41,13 +45,17 @@ class Work:
         """Nobody wants these items any more."""
         self.cancelled = [*self.cancelled, (start, stop)]
 
+    def overlaps(self, job: int, start: int, stop: int) -> bool:
+        """Are some of these items in it?"""
+        return self.job == job and self.span.start < stop and start < self.span.stop
+
     def is_cancelled(self, item: int) -> bool:
         """Nobody wants this item any more."""
         return any(start <= item < stop for start, stop in self.cancelled)
 
     def wanted(self) -> list[Work]:
         """Its items that are still wanted."""
-        works = [self]
+        works: list[Work] = [self]
         for start, stop in self.cancelled:
             works = [part for work in works for part in work.without(start, stop)]
         return works
@@ -78,11 +86,13 @@ class Given:
 class AgentJob:
     """What the agent knows of a job."""
 
-    __slots__ = ("opened", "pace")
+    __slots__ = ("opened", "pace", "parked")
 
     def __init__(self, opened: OpenJob) -> None:
         self.opened = opened
         self.pace = Pace()
+        #: Work that cannot begin because the function is not here yet.
+        self.parked: list[Work] = []
 
 
 class WorkQueue:
@@ -132,18 +142,16 @@ class WorkQueue:
         return work
 
     def take_last(self, items: int) -> Work | None:
-        """At most ``items`` items from the end, whole chunks; None when there is no such chunk."""
+        """About ``items`` items from the end, whole chunks, at least one; None when nothing waits."""
         if not self._works:
             return None
         work = self._works[-1]
         span = work.span
-        if len(span) <= items:
+        size = span.block.chunksize
+        keep = (span.stop - items - span.block.start) // size * size + span.block.start
+        if keep <= span.start:
             self._works.pop()
         else:
-            size = span.block.chunksize
-            keep = -(-(span.stop - items - span.block.start) // size) * size + span.block.start
-            if keep >= span.stop:
-                return None
             self._works[-1] = work.part(span.start, keep)
             work = work.part(keep, span.stop)
         self.items -= len(work.span)

@@ -1,0 +1,148 @@
+"""What the parts of the broker's core share: sessions, pools, jobs, content, and how a job ends."""
+
+from __future__ import annotations
+
+from multihost_broker.events import Action, Note, Peer, Send
+from multihost_broker.jobs import Job
+from multihost_broker.pools import Pool
+from multihost_broker.scheduler import Scheduler
+from multihost_broker.sessions import Session, Sessions
+from multihost_common import messages as m
+from multihost_common.blobs import Blobs
+
+INFO, WARNING = 20, 30
+
+#: A producer's own number of a pool or job is the lower half of the broker's.
+NUMBER = 0xFFFF_FFFF
+
+
+class Ledger:
+    """The broker's state, and the steps that what producers say and what workers say have in common."""
+
+    def __init__(self) -> None:
+        self.out: list[Action] = []
+        self.sessions = Sessions()
+        self.blobs = Blobs()
+        self.scheduler = Scheduler(self._emit, self.blobs)
+        self.pools = self.scheduler.pools
+        #: Job number -> its pool, for all open jobs.
+        self.owners: dict[int, Pool] = {}
+        #: Content that was named and is not here -> numbers of the pools that wait for it.
+        self.awaited: dict[bytes, set[int]] = {}
+
+    def _emit(self, action: Action) -> None:
+        self.out.append(action)
+
+    # -- saying ------------------------------------------------------------------------------------
+
+    def tell(self, session: Session, message: m.Message) -> None:
+        """Send to this peer."""
+        self.out.append(Send(session.peer, message))
+
+    def tell_owner(self, pool: Pool, message: m.Message) -> None:
+        """Send to the pool's producer, if it is still there."""
+        if pool.owner.number in self.sessions.by_number:
+            self.out.append(Send(pool.owner.peer, message))
+
+    def refuse(self, peer: Peer, reason: str, text: str) -> None:
+        """What the peer asked for is not done, and why."""
+        self.out.append(Send(peer, m.Refused(reason, text)))
+
+    def note(self, level: int, text: str) -> None:
+        """A line for the log."""
+        self.out.append(Note(level, text))
+
+    # -- content -----------------------------------------------------------------------------------
+
+    def use(self, pool: Pool, *digests: bytes) -> None:
+        """The pool, or a job of it, refers to these; what is not here is asked for."""
+        for digest in digests:
+            self.blobs.use(digest)
+            if digest and digest not in self.blobs:
+                self.awaited.setdefault(digest, set()).add(pool.number)
+                self.tell_owner(pool, m.Need(digest))
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def find(self, number: int) -> tuple[Pool, Job] | None:
+        """The open job of this number, and its pool."""
+        pool = self.owners.get(number)
+        return None if pool is None else (pool, pool.jobs[number])
+
+    def fail(self, pool: Pool, job: Job, start: int, stop: int, facts: m.Failed) -> None:
+        """These items get no result, but these facts; those that have an answer keep it."""
+        for low, high in job.answered.add(start, stop):
+            self.tell_owner(
+                pool,
+                m.Failed(
+                    job.number & NUMBER, low, high - low, facts.reason, job.deaths.pop(low, 0), facts.host,
+                    facts.pid, facts.signal, facts.exitcode, facts.rss, facts.oom, facts.text,
+                ),
+            )  # fmt: skip
+
+    def settle(self, pool: Pool, job: Job) -> None:
+        """If every item has its answer, say so and forget the job."""
+        if job.done() and job.number in pool.jobs:
+            self.tell_owner(pool, m.EndResults(job.number & NUMBER, job.count))
+            self.close_job(pool, job)
+
+    def close_job(self, pool: Pool, job: Job) -> None:
+        """The job is over, or not wanted any more: its workers drop what they have of it."""
+        del pool.jobs[job.number], self.owners[job.number]
+        pool.pending.pop(job.number, None)
+        for number in job.workers:
+            worker = self.sessions.by_number.get(number)
+            if worker is None:
+                continue
+            leases = worker.leases.pop(job.number, None)
+            if leases:
+                leases.share.hold(-leases.items)
+                self.tell(worker, m.Cancel(job.number, 0, 0, True))
+            self.tell(worker, m.CloseJob(job.number))
+            if leases and not pool.closing:
+                self.scheduler.refill(leases.share)
+        self.blobs.release(job.opened.function)
+        self.blobs.release(job.opened.code)
+        if pool.draining and not pool.jobs and not pool.closing:
+            self.close_pool(pool, pool.kill)
+
+    # -- pools -------------------------------------------------------------------------------------
+
+    def close_pool(self, pool: Pool, kill: bool) -> None:
+        """Close the pool when its last job ends, or now (``kill``)."""
+        pool.kill = pool.kill or kill
+        if not pool.closing and not kill and pool.jobs:
+            # What is open still runs; the last job's end comes here again.
+            pool.draining = True
+            return
+        if not pool.closing:
+            pool.closing = True
+            pool.unconfirmed = set(pool.workers)
+        for job in list(pool.jobs.values()):
+            self.close_job(pool, job)
+        self.order_close(pool)
+        self._confirmed(pool)
+
+    def order_close(self, pool: Pool) -> None:
+        """Tell the workers that have not confirmed it yet to end the pool's children."""
+        for number in pool.unconfirmed:
+            self.tell(pool.workers[number].worker, m.ClosePool(pool.number, pool.kill))
+
+    def confirm(self, pool: Pool, worker: Session) -> None:
+        """The worker has no children of the pool any more."""
+        pool.unconfirmed.discard(worker.number)
+        if pool.closing:
+            self._confirmed(pool)
+
+    def _confirmed(self, pool: Pool) -> None:
+        if pool.unconfirmed or pool.number not in self.pools:
+            return
+        pool.owner.pools.discard(pool.number)
+        self.blobs.release(pool.opened.setup)
+        self.blobs.release(pool.opened.code)
+        for digest in [each for each, pools in self.awaited.items() if pool.number in pools]:
+            self.awaited[digest].discard(pool.number)
+            if not self.awaited[digest]:
+                del self.awaited[digest]
+        self.tell_owner(pool, m.PoolClosed(pool.number & NUMBER))
+        self.scheduler.remove(pool)

@@ -1,0 +1,148 @@
+"""What producers say: pools, jobs, their input, and that it is not wanted any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from multihost_broker.jobs import Job
+from multihost_broker.ledger import NUMBER, Ledger
+from multihost_broker.pools import Pool
+from multihost_broker.sessions import Session
+from multihost_common import messages as m
+from multihost_common.blocks import Block
+
+
+class Producers:
+    """Reacts to producers. Numbers in their messages are their own."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._scheduler = ledger.scheduler
+        self.reactions: dict[type, Callable[[Session, Any], None]] = {
+            m.Blob: self._on_blob,
+            m.OpenPool: self._on_open_pool,
+            m.ClosePool: self._on_close_pool,
+            m.OpenJob: self._on_open_job,
+            m.Feed: self._on_feed,
+            m.EndJob: self._on_end_job,
+            m.Cancel: self._on_cancel,
+        }
+
+    def ended(self, producer: Session) -> None:
+        """The session is over: what it had is freed, and its work is cancelled."""
+        for number in list(producer.pools):
+            self._ledger.close_pool(self._ledger.pools[number], kill=True)
+
+    # -- content -----------------------------------------------------------------------------------
+
+    def _on_blob(self, producer: Session, blob: m.Blob) -> None:
+        ledger = self._ledger
+        ledger.blobs.put(blob.digest, blob.frames[0])
+        for number in ledger.awaited.pop(blob.digest, ()):
+            pool = ledger.pools.get(number)
+            if pool is None:
+                continue
+            if pool.opened.eager:
+                self._open_eagerly(pool)
+            for job in list(pool.jobs.values()):
+                self._scheduler.ready(pool, job)
+
+    # -- pools -------------------------------------------------------------------------------------
+
+    def _on_open_pool(self, producer: Session, opened: m.OpenPool) -> None:
+        ledger = self._ledger
+        number = producer.number << 32 | opened.pool
+        if number in ledger.pools or opened.pool > NUMBER:
+            ledger.refuse(producer.peer, "E_STATE", f"pool {opened.pool} is open already")
+            return
+        opened.pool = number
+        pool = ledger.pools[number] = Pool(number, producer, opened)
+        producer.pools.add(number)
+        ledger.use(pool, opened.setup, opened.code)
+        if opened.eager:
+            self._open_eagerly(pool)
+
+    def _open_eagerly(self, pool: Pool) -> None:
+        for worker in list(self._scheduler.free.values()):
+            self._scheduler.open_eagerly(pool, worker)
+
+    def _on_close_pool(self, producer: Session, close: m.ClosePool) -> None:
+        pool = self._ledger.pools.get(producer.number << 32 | close.pool)
+        if pool is None or close.pool > NUMBER:
+            self._ledger.tell(producer, m.PoolClosed(close.pool))
+        else:
+            self._ledger.close_pool(pool, close.kill)
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def _find(self, producer: Session, job: int) -> tuple[Pool, Job] | None:
+        return self._ledger.find(producer.number << 32 | job) if job <= NUMBER else None
+
+    def _on_open_job(self, producer: Session, opened: m.OpenJob) -> None:
+        ledger = self._ledger
+        number = producer.number << 32 | opened.job
+        pool = ledger.pools.get(producer.number << 32 | opened.pool) if opened.pool <= NUMBER else None
+        if pool is None or pool.closing or number in ledger.owners or opened.job > NUMBER:
+            ledger.refuse(producer.peer, "E_STATE", f"job {opened.job} cannot be opened: its pool is not")
+            return
+        if pool.broken:
+            ledger.tell(producer, m.PoolBroken(opened.pool, pool.broken))
+            return
+        opened.job, opened.pool = number, pool.number
+        pool.jobs[number] = Job(number, opened)
+        ledger.owners[number] = pool
+        ledger.use(pool, opened.function, opened.code)
+
+    def _on_feed(self, producer: Session, feed: m.Feed) -> None:
+        found = self._find(producer, feed.job)
+        if found is None:
+            return
+        pool, job = found
+        block = Block(feed.start, feed.count, feed.chunksize, feed.frames)
+        wrong = block.check()
+        if wrong:
+            self._ledger.refuse(producer.peer, "E_FIELD", wrong)
+        elif not job.feed(block):
+            self._ledger.refuse(producer.peer, "E_STATE", f"job {feed.job} continues at item {job.fed}")
+        else:
+            self._scheduler.ready(pool, job)
+
+    def _on_end_job(self, producer: Session, end: m.EndJob) -> None:
+        found = self._find(producer, end.job)
+        if found is None:
+            return
+        pool, job = found
+        if end.count != job.fed:
+            text = f"job {end.job} has {job.fed} items, not {end.count}"
+            self._ledger.refuse(producer.peer, "E_STATE", text)
+            return
+        job.count = end.count
+        self._ledger.settle(pool, job)
+
+    def _on_cancel(self, producer: Session, cancel: m.Cancel) -> None:
+        found = self._find(producer, cancel.job)
+        if found is None:
+            return
+        pool, job = found
+        if cancel.count == 0:
+            self._ledger.close_job(pool, job)
+            return
+        start, stop = cancel.start, min(cancel.start + cancel.count, job.fed)
+        if start >= stop:
+            return
+        job.drop_ready(start, stop)
+        self._scheduler.unready(pool, job)
+        freed = []
+        for number in job.workers:
+            worker = self._ledger.sessions.by_number.get(number)
+            leases = worker.leases.get(job.number) if worker else None
+            taken = leases.take(start, stop) if leases else ()
+            if worker is not None and leases and taken:
+                leases.share.hold(-sum(len(lease.span) for lease in taken))
+                self._ledger.tell(worker, m.Cancel(job.number, start, stop - start, cancel.kill))
+                freed.append(leases.share)
+        self._ledger.fail(pool, job, start, stop, m.Failed(reason=m.CANCELLED, text="it was cancelled"))
+        for share in freed:
+            self._scheduler.refill(share)
+        self._ledger.settle(pool, job)
