@@ -9,18 +9,21 @@ from __future__ import annotations
 from array import array
 from sys import byteorder
 
-# The C module itself: `import pickle` brings `re` along, which a child would pay for at its start.
-try:
-    from _pickle import PickleBuffer, dumps, loads
-except ImportError:
-    from pickle import PickleBuffer, dumps, loads
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pickle import PickleBuffer as PickleBuffer
+    from pickle import dumps as dumps
+    from pickle import loads as loads
     from typing import Any
 
     from multihost_common.blocks import Frame
+else:
+    # The C module itself: `import pickle` brings `re` along, which a child would pay for at its start.
+    try:
+        from _pickle import PickleBuffer, dumps, loads
+    except ImportError:
+        from pickle import PickleBuffer, dumps, loads
 
 #: Buffers of this size and more leave the pickle and become frames of their own.
 LARGE = 65_536
@@ -53,18 +56,19 @@ def dumps_value(value: object, by_value: bool = False) -> tuple[bytes, list[memo
         data = dumps(value, 5, buffer_callback=_keeper(buffers))
         if not by_value or b"__main__" not in data:
             return data, buffers
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return _dumps_by_value(value, error)
     return _dumps_by_value(value, None)
 
 
 def _dumps_by_value(value: object, plain: Exception | None) -> tuple[bytes, list[memoryview]]:
-    import cloudpickle
+    import cloudpickle  # type: ignore[import-untyped]
 
+    dump: Callable[..., bytes] = cloudpickle.dumps
     buffers: list[memoryview] = []
     try:
-        data: bytes = cloudpickle.dumps(value, 5, buffer_callback=_keeper(buffers))
-    except Exception as error:
+        data = dump(value, 5, buffer_callback=_keeper(buffers))
+    except Exception as error:  # noqa: BLE001
         # What plain pickle says is what people know from multiprocessing.
         raise plain or error from None
     return data, buffers
@@ -123,7 +127,7 @@ def dumps_outcome(outcome: tuple[Any, ...]) -> tuple[bytes, list[memoryview]]:
         return _dumps_raised(outcome[1], outcome[2]), []
     try:
         return dumps_value(outcome)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return _dumps_no_pickle(error, outcome[1]), []
 
 
@@ -133,7 +137,7 @@ def _dumps_raised(error: BaseException, trace: str) -> bytes:
         # An exception whose __init__ takes other arguments pickles, and fails at the far end.
         if type(loads(data, buffers=())[1]) is type(error):
             return data
-    except Exception:
+    except Exception:  # noqa: BLE001
         data = b""
     lines = trace.rstrip().rsplit("\n", 1)
     return bytes(dumps((RAISED_TEXT, lines[-1], trace), 5))
@@ -142,11 +146,11 @@ def _dumps_raised(error: BaseException, trace: str) -> bytes:
 def _dumps_no_pickle(error: Exception, value: object) -> bytes:
     try:
         shown = repr(value)[:REPR]
-    except Exception as failure:
+    except Exception as failure:  # noqa: BLE001
         shown = f"<{type(value).__name__} whose repr() raised {type(failure).__name__}>"
     try:
         data: bytes = dumps((NO_PICKLE, error, shown), 5)
         loads(data)
-    except Exception:
+    except Exception:  # noqa: BLE001
         data = dumps((NO_PICKLE, f"{type(error).__name__}: {error}", shown), 5)
     return data

@@ -7,55 +7,37 @@ from __future__ import annotations
 
 import os
 import sys
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from time import monotonic_ns, perf_counter
 
 from multihost_common.pickling import (
-    DONE,
     NO_UNPICKLE,
     RAISED,
-    dumps,
-    dumps_outcome,
-    dumps_value,
     lengths_of,
     loads,
-    pieces_frames,
 )
 from multihost_worker.claims import RUNNING, SINCE, SINCE_OF, Claims
-from multihost_worker.link import DEFINE, FAILED, FORGET, READY, RESULT, RUN, SETUP, STOP, Link
+from multihost_worker.link import DEFINE, FAILED, FORGET, READY, RUN, SETUP, STOP, Link
+from multihost_worker.outbox import Failure, Outbox
 from multihost_worker.segments import Segments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any
 
     from multihost_common.blocks import Frame
 
 CALL_MAP, CALL_STAR, CALL_APPLY = 0, 1, 2
-VALUES, OUTCOMES = 0, 1
-
 #: Results are sent when a block is done, or when so much time has passed since the last ones.
 FLUSH = 0.005
+#: ... or as soon as there are any, when this is what a claim's items took: the next may take longer.
+SLOW = 0.001
 #: What a claim should last, seconds: it can not be taken back.
 CLAIM = 0.0005
-#: Pickled results of one message, about, bytes.
-MESSAGE = 1 << 20
 #: What the child itself keeps of segments for its results.
 KEEP = 128 << 20
-
-#: Values of these types share nothing when they are pickled together.
-_SIMPLE = {type(None), bool, int, float, str, bytes}
-
-
-class Failure:
-    """Stands in the list of values where an item has none."""
-
-    __slots__ = ("outcome",)
-
-    def __init__(self, outcome: tuple[Any, ...]) -> None:
-        self.outcome = outcome
 
 
 class Job:
@@ -80,9 +62,7 @@ class Child:
         self.link.segments.dropped = self._dropped
         self.claims = Claims(page)
         self.jobs: dict[int, Job] = {}
-        self.values: list[Any] = []
-        self.sent = perf_counter()
-        self.spent = 0.0
+        self.outbox = Outbox(self.link)
 
     def _dropped(self, number: int) -> None:
         self.link.known.discard(number)
@@ -103,7 +83,7 @@ class Child:
             elif kind == FORGET:
                 self.jobs.pop(args[0], None)
             elif kind == SETUP:
-                if not self._set_up(args[0], *frames):
+                if not self._set_up(*args, *frames):
                     return 1
             elif kind == STOP:
                 return 0
@@ -111,20 +91,29 @@ class Child:
 
     # -- set-up and functions ------------------------------------------------------------------------
 
-    def _set_up(self, private_dir: str, setup: Frame, code: Frame) -> bool:
+    def _set_up(self, private_dir: str, segments: int, setup: Frame, code: Frame) -> bool:
+        self.link.segments.limit = segments
         try:
             if len(code):
                 _add_bundle(private_dir, code)
             if len(setup):
                 apply_setup(loads(setup))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             self.link.send(FAILED, (trace_text(error)[-8000:],))
             return False
         self.link.send(READY, (os.getpid(),))
         return True
 
     def _define(
-        self, job: int, call: int, timed: bool, retries: int, once: bool, private_dir: str, blob: Frame, code: Frame
+        self,
+        job: int,
+        call: int,
+        timed: bool,
+        retries: int,
+        once: bool,
+        private_dir: str,
+        blob: Frame,
+        code: Frame,
     ) -> None:
         error = ""
         function: Any = None
@@ -132,7 +121,7 @@ class Child:
             if len(code):
                 _add_bundle(private_dir, code)
             function = loads(blob)
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001
             error = trace_text(failure)
         if call == CALL_STAR:
             function = _star(function)
@@ -155,10 +144,10 @@ class Child:
         data, buffers = frames[1], frames[2:]
         frames.clear()
         if len(offsets) == 2:
-            pieces: Sequence[Frame] = [data]
+            pieces: list[Frame] = [data]
         else:
             view = memoryview(data)
-            pieces = [view[begin:end] for begin, end in zip(offsets, offsets[1:], strict=False)]
+            pieces = [view[begin:end] for begin, end in pairwise(offsets)]
             del view
         del data
         if job.at_most_once:
@@ -176,12 +165,11 @@ class Child:
         count: int,
         chunksize: int,
         skip: int,
-        pieces: Sequence[Frame],
+        pieces: list[Frame],
         buffers: list[Frame],
     ) -> None:
-        done = 0
-        flushed = 0
-        chunk = 0
+        outbox = self.outbox
+        done = flushed = chunk = 0
         chunks = len(pieces)
         while chunk < chunks:
             stop = min(chunk + job.stride, chunks)
@@ -190,27 +178,25 @@ class Child:
                 break
             begun = perf_counter()
             if job.error:
-                self.values += [Failure((NO_UNPICKLE, job.error))] * (upto - done)
+                outbox.values += [Failure((NO_UNPICKLE, job.error))] * (upto - done)
             elif chunksize == 1:
                 self._singles(job, pieces, chunk, stop, position + done + 1, buffers)
             else:
-                self._chunks(job, pieces, chunk, stop, position + done + 1, buffers, chunksize, skip, upto - done)
+                self._chunks(
+                    job, pieces, chunk, stop, position + done + 1, buffers, chunksize, skip, upto - done
+                )
             now = perf_counter()
-            self.spent += now - begun
+            outbox.spent += now - begun
             _adapt(job, stop - chunk, now - begun)
-            skip_next = stop * chunksize - upto
             done, chunk = upto, stop
-            if chunk < chunks:
-                skip = stop * chunksize - done
-                if now - self.sent >= FLUSH:
-                    self._flush(number, start + flushed, chunksize, position + done)
-                    flushed = done
-            else:
-                skip = skip_next
-        del pieces
+            if chunk < chunks and (now - outbox.sent >= FLUSH or now - begun >= SLOW):
+                outbox.flush(number, start + flushed, chunksize, position + done)
+                flushed = done
+        # A segment that held them goes back with these results, not with the next.
+        pieces.clear()
         buffers.clear()
-        if self.values:
-            self._flush(number, start + flushed, chunksize, position + done)
+        if outbox.values:
+            outbox.flush(number, start + flushed, chunksize, position + done)
 
     def _run_once(
         self,
@@ -221,7 +207,7 @@ class Child:
         count: int,
         chunksize: int,
         skip: int,
-        pieces: Sequence[Frame],
+        pieces: list[Frame],
         buffers: list[Frame],
     ) -> None:
         """At most once: an item is claimed alone, and its result sent before the next begins."""
@@ -239,49 +225,50 @@ class Child:
                     loaded = loads(pieces[chunk], buffers=buffers)
                     items = [loaded] if chunksize == 1 else loaded
                     held = chunk
-                except BaseException as failure:
+                except BaseException as failure:  # noqa: BLE001
                     error = trace_text(failure)
             if error:
-                self.values.append(Failure((NO_UNPICKLE, error)))
+                self.outbox.values.append(Failure((NO_UNPICKLE, error)))
             else:
                 self._items(job, [items[at]], position + item + 1)
-            self.spent += perf_counter() - begun
-            self._flush(number, start + item, 1, position + item + 1)
+            self.outbox.spent += perf_counter() - begun
+            self.outbox.flush(number, start + item, 1, position + item + 1)
 
     def _singles(
-        self, job: Job, pieces: Sequence[Frame], first: int, stop: int, running: int, buffers: list[Frame]
+        self, job: Job, pieces: list[Frame], first: int, stop: int, running: int, buffers: list[Frame]
     ) -> None:
         """Chunks of one item each, pickled bare."""
-        call, page, append = job.call, self.claims.page, self.values.append
+        call, page, values = job.call, self.claims.page, self.outbox.values
+        append = values.append
+        load = (lambda piece: loads(piece, buffers=buffers)) if buffers else loads
         running -= first
-        at = first
-        while at < stop:
+        answered = len(values) - first
+        begin = first
+        while begin < stop:
             try:
-                if buffers:
+                for at in range(begin, stop):
                     page[RUNNING] = running + at
-                    append(call(loads(pieces[at], buffers=buffers)))
-                    at += 1
-                    continue
-                for at in range(at, stop):  # noqa: B020
-                    page[RUNNING] = running + at
-                    append(call(loads(pieces[at])))
+                    append(call(load(pieces[at])))
                 return
-            except BaseException as error:
-                append(self._retry_single(job, error, pieces[at], buffers))
-            at += 1
+            except BaseException as error:  # noqa: BLE001
+                # Counted anew: a signal's handler can raise after the value was noted.
+                begin = len(values) - answered
+                if begin < stop:
+                    append(self._retry_single(job, error, pieces[begin], buffers))
+            begin += 1
 
     def _retry_single(self, job: Job, error: BaseException, piece: Frame, buffers: list[Frame]) -> Any:
         """Either unpickling raised or the function did: see which, off the fast path."""
         try:
             item = loads(piece, buffers=buffers)
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001
             return Failure((NO_UNPICKLE, trace_text(failure)))
         return _again(job, error, item)
 
     def _chunks(
         self,
         job: Job,
-        pieces: Sequence[Frame],
+        pieces: list[Frame],
         first: int,
         stop: int,
         running: int,
@@ -300,107 +287,30 @@ class Child:
                 items = loads(pieces[chunk], buffers=buffers)
                 if begin or len(items) != size:
                     items = items[begin : begin + size]
-            except BaseException as error:
-                self.values += [Failure((NO_UNPICKLE, trace_text(error)))] * size
+            except BaseException as error:  # noqa: BLE001
+                self.outbox.values += [Failure((NO_UNPICKLE, trace_text(error)))] * size
             else:
                 self._items(job, items, running)
             running += size
             count -= size
 
     def _items(self, job: Job, items: list[Any], running: int) -> None:
-        call, page, append = job.call, self.claims.page, self.values.append
-        rest = iter(items)
-        first = running
-        while True:
+        call, page, values = job.call, self.claims.page, self.outbox.values
+        append = values.append
+        answered = len(values)
+        begin = 0
+        while begin < len(items):
             try:
-                for item in rest:
-                    page[RUNNING] = running
+                for at, item in enumerate(items[begin:] if begin else items, running + begin):
+                    page[RUNNING] = at
                     append(call(item))
-                    running += 1
                 return
-            except BaseException as error:
-                append(_again(job, error, items[running - first]))
-                running += 1
-
-    # -- results -------------------------------------------------------------------------------------
-
-    def _flush(self, job: int, start: int, chunksize: int, position: int) -> None:
-        """Send the values there are; they belong to items from ``start`` on."""
-        values, self.values = self.values, []
-        _flush_output()
-        kinds = set(map(type, values))
-        if kinds <= _SIMPLE:
-            self._send(job, start, len(values), VALUES, position, [dumps(values, 5)], ())
-            return
-        batch = _Batch(self, job, start, position)
-        if Failure in kinds:
-            batch.outcomes(values)
-        else:
-            batch.chunks(values, chunksize)
-        values.clear()
-        batch.send()
-
-    def _send(
-        self,
-        job: int,
-        start: int,
-        count: int,
-        encoding: int,
-        position: int,
-        pieces: list[bytes],
-        buffers: Sequence[Frame],
-    ) -> None:
-        spent, self.spent = round(self.spent * 1e6), 0.0
-        args = (job, start, count, spent, encoding, position)
-        self.link.send(RESULT, args, pieces_frames(pieces, buffers))
-        self.sent = perf_counter()
-
-
-class _Batch:
-    """Pieces on their way into as few messages as the rules allow: one encoding a message, a piece
-    with buffers alone, none far larger than it must be."""
-
-    def __init__(self, child: Child, job: int, start: int, position: int) -> None:
-        self.child, self.job, self.start, self.position = child, job, start, position
-        self.encoding = VALUES
-        self.count = 0
-        self.size = 0
-        self.pieces: list[bytes] = []
-
-    def outcomes(self, values: list[Any]) -> None:
-        for value in values:
-            outcome = value.outcome if type(value) is Failure else (DONE, value)
-            self.add(OUTCOMES, 1, *dumps_outcome(outcome))
-
-    def chunks(self, values: list[Any], chunksize: int) -> None:
-        for begin in range(0, len(values), chunksize):
-            part = values[begin : begin + chunksize]
-            try:
-                piece, buffers = dumps_value(part)
-            except Exception:
-                self.outcomes(part)
-            else:
-                self.add(VALUES, len(part), piece, buffers)
-
-    def add(self, encoding: int, count: int, piece: bytes, buffers: Sequence[Frame]) -> None:
-        if self.pieces and (buffers or encoding != self.encoding or self.size + len(piece) > MESSAGE):
-            self.send()
-        self.encoding = encoding
-        self.count += count
-        self.size += len(piece)
-        self.pieces.append(piece)
-        if buffers:
-            self.send(buffers)
-
-    def send(self, buffers: Sequence[Frame] = ()) -> None:
-        if not self.pieces:
-            return
-        self.child._send(
-            self.job, self.start, self.count, self.encoding, self.position, self.pieces, buffers
-        )
-        self.start += self.count
-        self.count = self.size = 0
-        self.pieces = []
+            except BaseException as error:  # noqa: BLE001
+                # Counted anew: a signal's handler can raise after the value was noted.
+                begin = len(values) - answered
+                if begin < len(items):
+                    append(_again(job, error, items[begin]))
+            begin += 1
 
 
 # -- parts -------------------------------------------------------------------------------------------
@@ -421,7 +331,7 @@ def _again(job: Job, error: BaseException, item: Any) -> Any:
             break
         try:
             return job.call(item)
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001
             error = failure
     text = trace_text(error)
     # The frames hold the item, and through it perhaps a shared segment.
@@ -463,7 +373,7 @@ def trace_text(error: BaseException) -> str:
         frames = frames.tb_next
     try:
         return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
-    except Exception as failure:
+    except Exception as failure:  # noqa: BLE001
         return f"{type(error).__name__}, which cannot be shown ({type(failure).__name__})\n"
 
 
@@ -493,11 +403,3 @@ def apply_setup(setup: dict[str, Any]) -> None:
     if setup.get("initializer"):
         initializer = loads(setup["initializer"])
         initializer(*(loads(setup["initargs"]) if setup.get("initargs") else ()))
-
-
-def _flush_output() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            continue

@@ -33,12 +33,12 @@ from multihost_worker.events import (
 )
 from multihost_worker.forkserver import DIED, FORKED, KILL, REFUSED, START
 from multihost_worker.link import DEFINE, FAILED, FORGET, READY, RESULT, RUN, SETUP, STOP, Link, LinkError
-from multihost_worker.segments import Segments
+from multihost_worker.segments import Segments, allotment
 from multihost_worker.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
     from _socket import socket
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from multihost_worker.events import Action, Event
 
@@ -47,7 +47,9 @@ READ, WRITE = select.POLLIN, select.POLLOUT
 
 #: How much of a dead child's standard error goes into ChildDied.
 _TAIL = 2000
+#: Bytes of output read at once, and how often in a row; a pipe holds no more than both together.
 _CAPTURED = 65_536
+_READS = 16
 
 
 class _Child:
@@ -73,7 +75,7 @@ class Children:
 
     ``emit`` is called with each event, from within ``do``, ``process`` and ``sample`` only; it may
     call ``do``. ``capture(pool, pid, stream, data)`` gets what children write to standard output (1)
-    and error (2); without it they write where this process does. ``watch(fd, events)`` is told which
+    and error (2), and no data when the child has ended; without it they write where this process does. ``watch(fd, events)`` is told which
     descriptors to poll for READ, READ | WRITE, or nothing any more (0). ``preload`` names modules
     that the forkserver imports before it forks.
     """
@@ -99,7 +101,7 @@ class Children:
         self._owners: dict[int, _Child] = {}
         #: What is watched now: descriptor to events.
         self.watched: dict[int, int] = {}
-        self._segments = Segments(dropped=self._dropped)
+        self._segments = Segments(dropped=self._dropped, limit=allotment(1))
         self._server = Server(dict(env or {}), list(preload))
         self._closed = False
         self._acts: dict[type, Callable[[Any], None]] = {
@@ -171,8 +173,8 @@ class Children:
             return
         deadline = self._clock() + timeout
         if not kill:
-            for each in list(self._children):
-                self._stop(StopChild(each))
+            for number in list(self._children):
+                self._stop(StopChild(number))
             while self._children and (left := deadline - self._clock()) > 0:
                 self.poll(left)
         self._closed = True
@@ -195,10 +197,11 @@ class Children:
         self._closed = True
         self._server.abandon()
         for each in self._children.values():
-            each.link.sock.close()
-            for fd in each.outputs:
-                os.close(fd)
+            each.link.abandon()
+            each.book.close()
+            _close_all(each.outputs)
             each.outputs.clear()
+        self._segments.close()
         self._children.clear()
         self._owners.clear()
         self.watched.clear()
@@ -206,34 +209,49 @@ class Children:
     # -- actions -------------------------------------------------------------------------------------
 
     def _start_child(self, action: StartChild) -> None:
+        limit = allotment(len(self._children) + 1)
+        try:
+            where = self._code_dir(action.code)
+            each = self._fork(action, limit // 2)
+        except OSError as error:
+            text = f"no process could be started: {error.strerror or error}"
+            self._emit(ChildDied(action.child, -1, 0, 1, 0, 0, False, text))
+            return
+        self._children[action.child] = each
+        for fd in (each.link.fd, *each.outputs):
+            self._owners[fd] = each
+            self._set(fd, READ)
+        self._send(each, SETUP, (where, limit), (action.setup, action.code))
+
+    def _fork(self, action: StartChild, views: int) -> _Child:
+        """Ask the forkserver for a process. Raises OSError with nothing left open."""
         from _socket import socketpair
 
         self.start()
-        outputs: list[tuple[int, int]] = []
         book = ClaimBook()
-        ours, theirs = socketpair()
+        sockets: list[socket] = []
+        pipes: list[int] = []
         try:
-            if self._capture is not None:
-                outputs = [os.pipe(), os.pipe()]
-            ours.setblocking(False)
-            fds = [theirs.fileno(), book.fd, *(end for _, end in outputs)]
-            self._server.request(START, action.child, fds)
-        finally:
-            theirs.close()
-            for _, end in outputs:
-                os.close(end)
+            sockets += socketpair()
+            sockets[0].setblocking(False)
+            for _ in range(2 if self._capture is not None else 0):
+                pipes += os.pipe()
+            self._server.request(START, action.child, [sockets[1].fileno(), book.fd, *pipes[1::2]])
+        except OSError:
+            book.close()
+            for each in sockets:
+                each.close()
+            _close_all(pipes)
+            raise
+        sockets[1].close()
+        _close_all(pipes[1::2])
         self._flushed_server()
-        oom = memory.oom_kills()
-        each = _Child(action.child, action.pool, Link(ours, self._segments), book, oom)
-        self._children[action.child] = each
-        self._owners[each.link.fd] = each
-        self._set(each.link.fd, READ)
-        for stream, (fd, _) in enumerate(outputs, 1):
+        link = Link(sockets[0], self._segments, views)
+        child = _Child(action.child, action.pool, link, book, memory.oom_kills())
+        for stream, fd in enumerate(pipes[::2], 1):
             os.set_blocking(fd, False)
-            each.outputs[fd] = stream
-            self._owners[fd] = each
-            self._set(fd, READ)
-        self._send(each, SETUP, (self._code_dir(action.code),), (action.setup, action.code))
+            child.outputs[fd] = stream
+        return child
 
     def _code_dir(self, code: Any) -> str:
         if not len(code):
@@ -314,7 +332,16 @@ class Children:
     def _next(self, each: _Child) -> tuple[int, tuple[Any, ...], list[Any]] | None:
         try:
             return each.link.next()
-        except (LinkError, ValueError, TypeError, KeyError, OSError) as error:
+        except (
+            LinkError,
+            ValueError,
+            TypeError,
+            KeyError,
+            EOFError,
+            MemoryError,
+            OverflowError,
+            OSError,
+        ) as error:
             each.tail = f"its messages could not be read: {error}".encode()
             each.link.eof = True
             return None
@@ -322,6 +349,9 @@ class Children:
     def _tell(self, each: _Child, kind: int, args: tuple[Any, ...], frames: list[Any]) -> None:
         if kind == RESULT:
             job, start, count, spent, encoding, position = args
+            # What an item printed is told before its result is.
+            for fd in list(each.outputs):
+                self._read_output(each, fd)
             each.book.passed(position)
             self._emit(ChildResult(each.child, job, start, count, spent, encoding, frames))
         elif kind == READY:
@@ -331,8 +361,9 @@ class Children:
             self._emit(ChildFailed(each.child, args[0]))
 
     def _read_output(self, each: _Child, fd: int) -> None:
-        stream = each.outputs.get(fd)
-        while stream is not None:
+        stream = each.outputs.get(fd, 0)
+        # Bounded: who prints for ever must not keep the loop from all else.
+        for _ in range(_READS if stream else 0):
             try:
                 data = os.read(fd, _CAPTURED)
             except BlockingIOError:
@@ -402,7 +433,9 @@ class Children:
     def _died(self, each: _Child, exitcode: int, signum: int, rss: int) -> None:
         if self._children.get(each.child) is not each:
             return
-        self._read(each)
+        each.link.drained = False
+        while not (each.link.eof or each.link.drained):
+            self._read(each)
         for fd in list(each.outputs):
             self._read_output(each, fd)
         position = each.book.position()
@@ -418,6 +451,8 @@ class Children:
         self._owners.pop(each.link.fd, None)
         for fd in list(each.outputs):
             self._close_output(each, fd)
+        if self._capture is not None:
+            self._capture(each.pool, each.pid, 1, b"")
         each.link.close()
         each.book.close()
 
@@ -433,6 +468,11 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except OSError:
         return
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _after_fork() -> None:

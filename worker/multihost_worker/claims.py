@@ -67,6 +67,7 @@ class ClaimBook:
 
     def progress(self, now: float) -> tuple[int, float]:
         """(position, since) of the item that runs; where the child noted no time, since first seen."""
+        running = 0
         for _ in range(3):
             running, since = self._page[RUNNING], self._page[SINCE]
             timed = self._page[SINCE_OF] == running

@@ -7,12 +7,12 @@ group of every child, and ends.
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
 import errno
 import os
 import select
 import sys
-from _socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
+from _socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_STREAM, socket
 from array import array
 
 from multihost_worker.child import Child
@@ -100,7 +100,7 @@ class ForkServer:
         if kind == KILL:
             pid = self.pids.get(child)
             if pid is not None:
-                _kill_group(pid)
+                _kill(pid)
             return None
         try:
             pid = os.fork()
@@ -125,6 +125,7 @@ class ForkServer:
             _signal.set_wakeup_fd(-1)
             for number in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP):
                 _signal.signal(number, _signal.SIG_DFL)
+            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
             _set_group(0)
             _die_with_parent(server)
             self.control.close()
@@ -135,9 +136,11 @@ class ForkServer:
             _raise_oom_score()
             _reseed()
             sys.modules["__main__"] = type(sys)("__main__")
-            status = Child(socket(AF_UNIX, SOCK_STREAM, 0, fds[0]), fds[1]).serve()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
+            # Held until the end: its socket, once closed, says that this process is of no use.
+            child = Child(socket(AF_UNIX, SOCK_STREAM, 0, fds[0]), fds[1])
+            status = child.serve()
+        except BaseException as error:  # noqa: BLE001
+            sys.excepthook(type(error), error, error.__traceback__)
         finally:
             finish(status)
         return status
@@ -163,7 +166,7 @@ class ForkServer:
     def end(self) -> None:
         """Kill all, and wait for them: they were SIGKILLed."""
         for pid in self.children:
-            _kill_group(pid)
+            _kill(pid)
         for pid in self.children:
             try:
                 os.waitpid(pid, 0)
@@ -195,6 +198,15 @@ def _kill_group(pid: int) -> None:
         return
 
 
+def _kill(pid: int) -> None:
+    """A child that has not been reaped, and its group, which it may have left."""
+    _kill_group(pid)
+    try:
+        os.kill(pid, _signal.SIGKILL)
+    except OSError:
+        return
+
+
 def _set_group(pid: int) -> None:
     """Both parent and child do it, so that neither sees the time before."""
     try:
@@ -210,7 +222,8 @@ def _die_with_parent(server: int) -> None:
             # What ctypes is made of; the package itself would double the time to import.
             from _ctypes import call_function, dlopen, dlsym
 
-            call_function(dlsym(dlopen(None, 0), "prctl"), (1, int(_signal.SIGKILL), 0, 0, 0))
+            own: Any = None
+            call_function(dlsym(dlopen(own, 0), "prctl"), (1, int(_signal.SIGKILL), 0, 0, 0))
         except (ImportError, OSError):
             return
     if os.getppid() != server:
@@ -259,7 +272,7 @@ def finish(status: int) -> None:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         status = status or 1
     finally:
         os._exit(status)

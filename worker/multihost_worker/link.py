@@ -10,13 +10,14 @@ segments whose descriptors come along, ``freed`` the numbers of the peer's segme
 
 from __future__ import annotations
 
+import _socket
 import os
 from _socket import CMSG_SPACE, SCM_RIGHTS, SOL_SOCKET
 from array import array
 from collections import deque
 from marshal import dumps, loads
 
-from multihost_worker.segments import Mappings, Segments
+from multihost_worker.segments import LIMIT, Mappings, Segments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,9 +35,13 @@ SETUP, DEFINE, RUN, FORGET, STOP = 1, 2, 3, 4, 5
 # Child to agent.
 READY, FAILED, RESULT = 16, 17, 18
 
+#: Frames of this size and more travel in segments, bytes.
 LARGE = 65_536
 _BUFFER = 131_072
-_ANCILLARY = CMSG_SPACE(4 * 200)
+#: A message has at most 64 frames, each with a descriptor at most.
+_ANCILLARY = CMSG_SPACE(4 * 64)
+# What another thread runs meanwhile must not inherit them. (macOS does not have the flag.)
+_CLOEXEC: int = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 # Version 2 writes no back references, which cost a table look-up an object.
 _VERSION = 2
 
@@ -48,16 +53,17 @@ class LinkError(Exception):
 class Link:
     """One end. The agent's is non-blocking and queues; the child's blocks."""
 
-    def __init__(self, sock: socket, segments: Segments) -> None:
+    def __init__(self, sock: socket, segments: Segments, views: int = LIMIT // 2) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.segments = segments
-        self.mappings = Mappings()
+        self.mappings = Mappings(views)
         #: Numbers of own segments that the peer holds, and those that it has mapped.
         self.held: set[int] = set()
         self.known: set[int] = set()
         self.dropping: list[int] = []
         self.eof = False
+        self.drained = False
         self._queue: deque[tuple[memoryview, list[int]]] = deque()
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
@@ -72,32 +78,42 @@ class Link:
         new: list[tuple[int, int]] = []
         fds: list[int] = []
         for frame in frames:
-            segment = self.segments.acquire(len(frame)) if len(frame) >= LARGE else None
-            if segment is None:
-                table.append(frame)
-                continue
-            segment.write(frame)
-            self.held.add(segment.number)
-            table.append((segment.number, len(frame)))
-            if segment.number not in self.known:
-                self.known.add(segment.number)
-                new.append((segment.number, segment.size))
-                fds.append(segment.fd)
+            segment = self._share(frame, new, fds) if len(frame) >= LARGE else None
+            table.append(frame if segment is None else (segment, len(frame)))
         freed: list[int] = []
-        if self.mappings.freed:
-            freed, self.mappings.freed = self.mappings.freed, freed
+        # One by one: another thread may let go of a view meanwhile.
+        while self.mappings.freed:
+            freed.append(self.mappings.freed.popleft())
         dropping: list[int] = []
         if self.dropping:
             dropping, self.dropping = self.dropping, dropping
         body = dumps((kind, args, table, new, freed, dropping), _VERSION)
         return len(body).to_bytes(8, "little") + body, fds
 
+    def _share(self, frame: Frame, new: list[tuple[int, int]], fds: list[int]) -> int | None:
+        """Write it to a segment; the number, or None if it has to travel in the message."""
+        segment = self.segments.acquire(len(frame))
+        if segment is None:
+            return None
+        number = segment.number
+        try:
+            segment.write(frame)
+            if number not in self.known:
+                # A duplicate, because the segment may be dropped before its descriptor has gone.
+                fds.append(os.dup(segment.fd))
+                new.append((number, segment.size))
+                self.known.add(number)
+        except OSError:
+            self.segments.release(number)
+            return None
+        self.held.add(number)
+        return number
+
     def send(self, kind: int, args: tuple[Any, ...] = (), frames: Iterable[Frame] = ()) -> bool:
         """Send or queue a message. True if all that was queued has gone."""
         data, fds = self._pack(kind, args, frames)
         if self._queue or fds or self.eof:
-            # The descriptors are duplicated: the segment may be dropped before they have gone.
-            self._queue.append((memoryview(data), [os.dup(fd) for fd in fds]))
+            self._queue.append((memoryview(data), fds))
             return self.flush()
         try:
             sent = self.sock.send(data)
@@ -143,11 +159,13 @@ class Link:
     # -- in ----------------------------------------------------------------------------------------
 
     def fill(self) -> bool:
-        """Read once. False if nothing more can be had now; sets ``eof`` at the end."""
+        """Read once. False if it is not worth trying again at once; sets ``eof`` at the end, and
+        ``drained`` when there was nothing."""
         room = len(self._buffer) - self._end
         try:
-            count, ancillary, _, _ = self.sock.recvmsg_into([self._view[self._end :]], _ANCILLARY)
+            count, ancillary, _, _ = self.sock.recvmsg_into([self._view[self._end :]], _ANCILLARY, _CLOEXEC)
         except BlockingIOError:
+            self.drained = True
             return False
         except OSError:
             self.eof = True
@@ -160,6 +178,7 @@ class Link:
         if count == 0:
             self.eof = True
             return False
+        self.drained = False
         self._end += count
         return count == room or bool(ancillary)
 
@@ -195,7 +214,9 @@ class Link:
         kind, args, frames, new, freed, dropped = message
         for number, size in new:
             if not self._fds:
-                raise LinkError("a segment came without its descriptor: raise the limit of open files (ulimit -n)")
+                raise LinkError(
+                    "a segment came without its descriptor: raise the limit of open files (ulimit -n)"
+                )
             self.mappings.attach(number, self._fds.popleft(), size)
         for number in freed:
             self.held.discard(number)
@@ -220,15 +241,19 @@ class Link:
 
     def close(self) -> None:
         """Close the socket; own segments that the peer held may be used again."""
+        self.abandon()
+        for number in self.held:
+            self.segments.release(number)
+        self.held.clear()
+
+    def abandon(self) -> None:
+        """Close what is open here, and say nothing of it."""
         self.eof = True
         self._forget_queue()
         _close_all(self._fds)
         self._fds.clear()
         self.sock.close()
         self.mappings.close()
-        for number in self.held:
-            self.segments.release(number)
-        self.held.clear()
 
 
 def _close_all(fds: Sequence[int] | deque[int]) -> None:

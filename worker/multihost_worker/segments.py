@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from _weakref import ref
+from collections import deque
 from mmap import mmap
 
 TYPE_CHECKING = False
@@ -22,10 +23,17 @@ if TYPE_CHECKING:
 #: What one sender keeps for recycling, bytes.
 KEEP = 256 << 20
 
-#: Segments of one sender, and views lent by one receiver. Each may hold a descriptor; what is beyond is copied.
-LIMIT = 128
+#: Segments that one sender has at most. Each takes descriptors at both ends; what is beyond is copied.
+LIMIT = 64
 
 _SMALLEST = 65_536
+
+
+def allotment(peers: int) -> int:
+    """How many segments each of so many peers may have, so that mapping them takes no more than
+    about half of the files this process may have open."""
+    files = os.sysconf("SC_OPEN_MAX")
+    return LIMIT if files < 0 else min(LIMIT, files // 4 // max(4, peers))
 
 
 def anonymous_file(size: int) -> int:
@@ -84,8 +92,11 @@ class Segment:
 class Segments:
     """The segments a sender owns: those in use, and those to be used again."""
 
-    def __init__(self, keep: int = KEEP, dropped: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, keep: int = KEEP, dropped: Callable[[int], None] | None = None, limit: int = LIMIT
+    ) -> None:
         self.keep = keep
+        self.limit = limit
         self.dropped = dropped
         self.used: dict[int, Segment] = {}
         self.free: dict[int, Segment] = {}
@@ -101,8 +112,10 @@ class Segments:
                 self._kept -= size
                 break
         else:
-            if len(self.used) >= LIMIT:
+            if len(self.used) >= self.limit:
                 return None
+            if self.free and len(self.used) + len(self.free) >= self.limit:
+                self._drop_oldest()
             self._last += 1
             try:
                 segment = Segment(self._last, size)
@@ -121,10 +134,13 @@ class Segments:
             return
         self.free[number] = segment
         self._kept += segment.size
-        while self._kept > self.keep or len(self.free) > LIMIT:
-            oldest = self.free.pop(next(iter(self.free)))
-            self._kept -= oldest.size
-            self._drop(oldest)
+        while self._kept > self.keep:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        oldest = self.free.pop(next(iter(self.free)))
+        self._kept -= oldest.size
+        self._drop(oldest)
 
     def _drop(self, segment: Segment) -> None:
         segment.close()
@@ -143,12 +159,14 @@ class Segments:
 class Mappings:
     """The peer's segments as mapped here."""
 
-    def __init__(self) -> None:
+    def __init__(self, views: int = LIMIT) -> None:
+        #: How many views may be out; those beyond are copies, so that the peer does not run short.
+        self.views = views
         self._maps: dict[int, mmap] = {}
         #: The reference to each view that is out, by its identity: it cannot be hashed.
         self._lent: dict[int, tuple[Any, int]] = {}
         #: Numbers whose views are gone, to be told to the peer. Appended to from any thread.
-        self.freed: list[int] = []
+        self.freed: deque[int] = deque()
 
     @property
     def lent(self) -> int:
@@ -165,7 +183,7 @@ class Mappings:
     def lend(self, number: int, length: int) -> Frame:
         """The first ``length`` bytes of a segment, without copying them."""
         mapping = self._maps[number]
-        if len(self._lent) >= LIMIT:
+        if len(self._lent) >= self.views:
             self.freed.append(number)
             with memoryview(mapping) as whole:
                 return bytearray(whole[:length])
@@ -173,10 +191,10 @@ class Mappings:
 
         # A ctypes array, because it can be weakly referenced and every view, slice and numpy
         # array made of it keeps it alive; a memoryview tells neither.
-        exporter = (c_char * length).from_buffer(mapping)
+        exporter = (c_char * len(mapping)).from_buffer(mapping)
         reference = ref(exporter, self._came_back)
         self._lent[id(reference)] = reference, number
-        return memoryview(exporter).cast("B")
+        return memoryview(exporter).cast("B")[:length]
 
     def _came_back(self, reference: Any) -> None:
         known = self._lent.pop(id(reference), None)

@@ -64,7 +64,7 @@ class Server:
         if self._sock is None:
             return False
         data = array("q", (kind, child, 0, 0, 0)).tobytes()
-        self._queue.append((data, [os.dup(fd) for fd in fds]))
+        self._queue.append((data, _duplicates(fds)))
         self.flush()
         return True
 
@@ -166,6 +166,19 @@ class Server:
             self._sock.close()
             self._sock = None
         self.fd, self.pid = -1, 0
+
+
+def _duplicates(fds: Sequence[int]) -> list[int]:
+    """Another descriptor for each; all or, with OSError, none."""
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))
+    except OSError:
+        for fd in made:
+            os.close(fd)
+        raise
+    return made
 
 
 def _spawn(control: int, env: dict[str, str], preload: list[str]) -> int:

@@ -1,0 +1,156 @@
+"""What a child has computed, on its way to the agent: values become pieces, pieces messages."""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter
+
+from multihost_common.pickling import (
+    DONE,
+    NO_PICKLE,
+    REPR,
+    dumps,
+    dumps_outcome,
+    dumps_value,
+    pieces_frames,
+)
+from multihost_worker.link import RESULT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from multihost_common.blocks import Frame
+    from multihost_worker.link import Link
+
+VALUES, OUTCOMES = 0, 1
+
+#: Pickled results of one message, about, bytes.
+MESSAGE = 1 << 20
+
+#: The longest piece whose length can be told, bytes.
+LONGEST = 0xFFFF_FFFF
+
+#: Values of these types share nothing when they are pickled together.
+_SIMPLE = {type(None), bool, int, float, str, bytes}
+
+
+class Failure:
+    """Stands in the list of values where an item has none."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, outcome: tuple[Any, ...]) -> None:
+        self.outcome = outcome
+
+
+class Outbox:
+    """Values of consecutive items that have not been sent."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.values: list[Any] = []
+        #: When results were last sent, and seconds that went into the values since.
+        self.sent = perf_counter()
+        self.spent = 0.0
+
+    def flush(self, job: int, start: int, chunksize: int, position: int) -> None:
+        """Send all; the first is of item ``start``. ``position``: below it all is done."""
+        values, self.values = self.values, []
+        _flush_output()
+        kinds = set(map(type, values))
+        if kinds <= _SIMPLE:
+            data = dumps(values, 5)
+            if len(data) <= MESSAGE or (len(values) == 1 and len(data) <= LONGEST):
+                self.send(job, start, len(values), VALUES, position, [data], ())
+                return
+            del data
+        batch = _Batch(self, job, start, position)
+        if Failure in kinds:
+            batch.outcomes(values)
+        else:
+            batch.chunks(values, chunksize)
+        values.clear()
+        batch.send()
+
+    def send(
+        self,
+        job: int,
+        start: int,
+        count: int,
+        encoding: int,
+        position: int,
+        pieces: list[bytes],
+        buffers: Sequence[Frame],
+    ) -> None:
+        """One message."""
+        spent, self.spent = round(self.spent * 1e6), 0.0
+        args = (job, start, count, spent, encoding, position)
+        self.link.send(RESULT, args, pieces_frames(pieces, buffers))
+        self.sent = perf_counter()
+
+
+class _Batch:
+    """Pieces on their way into as few messages as the rules allow: one encoding a message, a piece
+    with buffers alone, none far larger than it must be."""
+
+    def __init__(self, outbox: Outbox, job: int, start: int, position: int) -> None:
+        self.outbox, self.job, self.start, self.position = outbox, job, start, position
+        self.encoding = VALUES
+        self.count = 0
+        self.size = 0
+        self.pieces: list[bytes] = []
+
+    def outcomes(self, values: list[Any]) -> None:
+        for value in values:
+            outcome = value.outcome if type(value) is Failure else (DONE, value)
+            piece, buffers = dumps_outcome(outcome)
+            if len(piece) > LONGEST:
+                text = (
+                    f"ValueError: pickled it has {len(piece)} bytes, and {LONGEST} is the limit: return less"
+                )
+                piece, buffers = dumps((NO_PICKLE, text, repr(type(value))[:REPR]), 5), []
+            self.add(OUTCOMES, 1, piece, buffers)
+
+    def chunks(self, values: list[Any], chunksize: int) -> None:
+        for begin in range(0, len(values), chunksize):
+            part = values[begin : begin + chunksize]
+            try:
+                piece, buffers = dumps_value(part)
+            except BaseException:  # noqa: BLE001
+                self.outcomes(part)
+                continue
+            if len(piece) > LONGEST:
+                del piece, buffers
+                self.outcomes(part)
+            else:
+                self.add(VALUES, len(part), piece, buffers)
+
+    def add(self, encoding: int, count: int, piece: bytes, buffers: Sequence[Frame]) -> None:
+        full = self.size + len(piece) > MESSAGE
+        if self.pieces and (buffers or encoding != self.encoding or full):
+            self.send()
+        self.encoding = encoding
+        self.count += count
+        self.size += len(piece)
+        self.pieces.append(piece)
+        if buffers:
+            self.send(buffers)
+
+    def send(self, buffers: Sequence[Frame] = ()) -> None:
+        if not self.pieces:
+            return
+        self.outbox.send(self.job, self.start, self.count, self.encoding, self.position, self.pieces, buffers)
+        self.start += self.count
+        self.count = self.size = 0
+        self.pieces = []
+
+
+def _flush_output() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # noqa: BLE001, S112
+            # Whatever it is that took its place: a result is not lost because of it.
+            continue
