@@ -207,7 +207,8 @@ class MapJob(BaseJob):
         ready = self.source.ready()
         if total is not None and self.fed >= total:
             return [self._end()]
-        room = limit - (self.fed - done)
+        # Negative when the window has shrunk meanwhile: items take longer than was thought.
+        room = max(0, limit - (self.fed - done))
         count = self._whole_chunks(min(ready, room), chunksize, ready, total)
         if not count:
             self.starving = room > 0
