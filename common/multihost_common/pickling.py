@@ -12,9 +12,7 @@ from sys import byteorder
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pickle import PickleBuffer as PickleBuffer
-    from pickle import dumps as dumps
-    from pickle import loads as loads
+    from pickle import PickleBuffer, dumps, loads
     from typing import Any
 
     from multihost_common.blocks import Frame
@@ -24,6 +22,8 @@ else:
         from _pickle import PickleBuffer, dumps, loads
     except ImportError:
         from pickle import PickleBuffer, dumps, loads
+
+__all__ = ["PickleBuffer", "dumps", "loads"]
 
 #: Buffers of this size and more leave the pickle and become frames of their own.
 LARGE = 65_536
