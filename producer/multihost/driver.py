@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -34,7 +33,11 @@ from multihost_common import messages as m
 from multihost_common.errors import MultihostError, NoWorkersError, RemoteError
 
 if TYPE_CHECKING:
+    import signal
     from types import FrameType
+else:
+    # The C module: signal's own functions make an enum of each answer, which an apply() would feel.
+    import _signal as signal
 
 log = logging.getLogger("multihost")
 
@@ -333,6 +336,12 @@ class Driver:
 
     def _hand_over(self, done: bool) -> None:
         """The caller leaves the lead: if there is work under way the background thread takes it."""
+        for job in list(self._poked):
+            # A stream whose calls are all answered has nothing to send. Taken out before it is looked
+            # at: whoever submits a call meanwhile then pokes anew.
+            self._poked.discard(job)
+            if not job.idle():
+                self._poked.add(job)
         if self._inbox or self._poked or self._waiters or (done and self._busy()):
             self._ensure_thread()
             self._unpark()
