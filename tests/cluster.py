@@ -75,7 +75,10 @@ class Host:
         self.slots = slots
         self.children: dict[int, FakeChild] = {}
         self.alive = True
+        self.registered = False
+        #: No packet passes; what is sent meanwhile waits in ``held_up``.
         self.cut = False
+        self.held_up: list[Callable[[], None]] = []
         self.exit: int | None = None
         self.started = 0
         self.most_running = 0
@@ -97,11 +100,42 @@ class Host:
         )
         self.cluster.to_broker(self.name, m.WORKER, hello)
 
+    def _pass(self, send: Callable[[], None]) -> None:
+        if self.cut:
+            self.held_up.append(send)
+        else:
+            send()
+
+    def deliver(self, message: m.Message) -> None:
+        """The broker has sent this."""
+        self._pass(lambda: self.cluster.after(self.cluster.latency, lambda: self.take(message)))
+
+    def mend(self, redial: bool = False) -> None:
+        """Packets pass again: what was held up arrives, or the agent has given up and dials anew."""
+        self.cut = False
+        held_up, self.held_up = self.held_up, []
+        if redial:
+            self.refused("E_HELLO")
+        else:
+            for send in held_up:
+                send()
+
     def refused(self, reason: str) -> None:
         """As the shell does it: without a session, begin anew."""
         if reason == "E_HELLO" and self.alive:
-            self.tell(ae.Disconnected())
+            if self.registered:
+                self.registered = False
+                self.tell(ae.Disconnected())
             self.hello()
+
+    def take(self, message: m.Message) -> None:
+        if type(message) is m.Welcome:
+            self.registered = True
+            self.tell(ae.Connected())
+        elif type(message) is m.Refused:
+            self.refused(message.reason)
+        elif self.registered and type(message) is not m.Beat:
+            self.tell(ae.Received(message))
 
     def _tick(self, due: float) -> None:
         if self.alive and self.core.deadline() == due:
@@ -110,8 +144,8 @@ class Host:
     def act(self, action: Any, events: list[ae.Event]) -> None:
         kind = type(action).__name__
         if kind == "Send":
-            if not self.cut and not self.cluster.lost(self.name, action.message):
-                self.cluster.to_broker(self.name, m.WORKER, action.message)
+            if not self.cluster.lost(self.name, action.message):
+                self._pass(partial(self.cluster.to_broker, self.name, m.WORKER, action.message))
             return
         if kind == "Exit":
             self.exit = action.code
@@ -175,6 +209,7 @@ class Host:
         while item < run.stop:
             at += cluster.cost(item)
             child.claim.append((item, cluster.now + at))
+            cluster.begun.append((run.job, item))
             if cluster.kills(item, self):
                 cluster.after(at, partial(self._killed, child, generation, item))
                 return
@@ -271,6 +306,8 @@ class Cluster:
         self.notes: list[str] = []
         #: Items in the order in which they were run to their end.
         self.ran: list[int] = []
+        #: (job, item) in the order in which they were begun.
+        self.begun: list[tuple[int, int]] = []
         self.cost: Callable[[int], float] = lambda item: 0.001
         self.kills: Callable[[int, Host], bool] = lambda item, host: False
         #: Is this message lost? Asked with the name of the host that it comes from or goes to.
@@ -336,14 +373,8 @@ class Cluster:
             self.after(self.latency, lambda: self.heard(message))
             return
         host = self.hosts.get(peer)
-        if host is None or host.cut or self.lost(peer, message):
-            return
-        if type(message) is m.Welcome:
-            self.after(self.latency, lambda: host.tell(ae.Connected()))
-        elif type(message) is m.Refused:
-            self.after(self.latency, lambda: host.refused(message.reason))
-        elif type(message) is not m.Beat:
-            self.after(self.latency, lambda: host.tell(ae.Received(message)))
+        if host is not None and not self.lost(peer, message):
+            host.deliver(message)
 
     # -- the cast ----------------------------------------------------------------------------------
 
@@ -371,8 +402,8 @@ class Cluster:
 
     # -- what came of it ---------------------------------------------------------------------------
 
-    def of_job(self, kind: type[m.Message], job: int) -> list[Any]:
-        return [each for each in self.inbox if type(each) is kind and getattr(each, "job", 0) == job]
+    def of_job(self, kinds: type | tuple[type, ...], job: int) -> list[Any]:
+        return [each for each in self.inbox if isinstance(each, kinds) and getattr(each, "job", 0) == job]
 
     def results(self, job: int = 1) -> list[int]:
         """Items that have a result, in the order of arrival."""

@@ -138,7 +138,7 @@ class Producers:
             worker = self._ledger.sessions.by_number.get(number)
             leases = worker.leases.get(job.number) if worker else None
             taken = leases.take(start, stop) if leases else ()
-            if worker is not None and leases and taken:
+            if worker is not None and leases is not None and taken:
                 leases.share.hold(-sum(len(lease.span) for lease in taken))
                 self._ledger.tell(worker, m.Cancel(job.number, start, stop - start, cancel.kill))
                 freed.append(leases.share)

@@ -98,6 +98,7 @@ class Workers:
                 self._lose(worker, leases.share.pool, leases.job, taken)
             self._scheduler.ready(leases.share.pool, leases.job)
             self._ledger.settle(leases.share.pool, leases.job)
+            self._scheduler.refill(leases.share)
 
     def _on_drain(self, worker: Session, drain: m.Drain) -> None:
         if not worker.draining:
@@ -195,7 +196,7 @@ class Workers:
             worker = self._ledger.sessions.by_number.get(number)
             leases = worker.leases.get(job.number) if worker is not teller and worker else None
             taken = leases.take(start, stop) if leases else ()
-            if worker is not None and leases and taken:
+            if worker is not None and leases is not None and taken:
                 leases.share.hold(-sum(len(lease.span) for lease in taken))
                 self._ledger.tell(worker, m.Cancel(job.number, start, stop - start, False))
                 self._scheduler.refill(leases.share)

@@ -18,6 +18,9 @@ MOST_ITEMS = 2048
 #: Chunks that take longer than this are not given to a busy child.
 LONG = 1.0
 
+#: Children of one host, where it has no number of slots.
+MOST_CHILDREN = 4096
+
 #: What a child can have left, in seconds, that is worth taking from it for an idle one.
 WORTHWHILE = 0.001
 
@@ -186,8 +189,8 @@ class Assigner:
 
     def _room(self) -> int:
         """How many children more may run on this host."""
-        slots = self._books.config.slots
-        return slots - sum(pool.live for pool in self._books.pools.values()) if slots else 1 << 30
+        slots = self._books.config.slots or MOST_CHILDREN
+        return slots - sum(pool.live for pool in self._books.pools.values())
 
     def _start(self, pool: ChildPool) -> None:
         child = Child(self._next_child, pool)

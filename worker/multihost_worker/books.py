@@ -53,6 +53,12 @@ class Books:
         """These items have not begun and go back to the broker."""
         self.send(m.Returned(work.job, work.span.start, len(work.span), work.attempt))
 
+    def forget(self, job: AgentJob) -> None:
+        """The job is over here."""
+        del self.jobs[job.opened.job]
+        self.blobs.release(job.opened.function)
+        self.blobs.release(job.opened.code)
+
     def works(self) -> Iterator[Work]:
         """All leased work there is here."""
         for pool in self.pools.values():

@@ -76,14 +76,21 @@ class Core:
     # -- the session -------------------------------------------------------------------------------
 
     def _on_connected(self, event: e.Connected) -> None:
+        if self.books.connected:
+            # Another session, without a word that the last one had ended.
+            self._begin_anew()
         self.books.connected = True
         if self.config.heartbeat:
             self._next_beat = self.books.now + self.config.heartbeat
 
     def _on_disconnected(self, event: e.Disconnected) -> None:
-        """The broker knows nothing of us any more: begin anew."""
         self.books.connected = False
         self._next_beat = None
+        self._begin_anew()
+        self._spare()
+
+    def _begin_anew(self) -> None:
+        """The broker knows nothing of us any more: drop everything."""
         for child in self.children.values():
             child.clear()
             self._minder.kill(child, m.CANCELLED)
@@ -92,11 +99,8 @@ class Core:
             self.books.blobs.release(pool.opened.setup)
             self.books.blobs.release(pool.opened.code)
         self.pools.clear()
-        for job in self.jobs.values():
-            self.books.blobs.release(job.opened.function)
-            self.books.blobs.release(job.opened.code)
-        self.jobs.clear()
-        self._spare()
+        for job in list(self.jobs.values()):
+            self.books.forget(job)
 
     def _on_tick(self, event: e.Tick) -> None:
         now = self.books.now
@@ -220,11 +224,10 @@ class Core:
             self.books.ask_for(opened.function, opened.code)
 
     def _on_close_job(self, close: m.CloseJob) -> None:
-        job = self.jobs.pop(close.job, None)
+        job = self.jobs.get(close.job)
         if job is None:
             return
-        self.books.blobs.release(job.opened.function)
-        self.books.blobs.release(job.opened.code)
+        self.books.forget(job)
         pool = self.pools.get(job.opened.pool)
         if pool is None:
             return

@@ -227,6 +227,8 @@ class Minder:
         del books.pools[pool.number]
         books.blobs.release(pool.opened.setup)
         books.blobs.release(pool.opened.code)
+        for job in [each for each in books.jobs.values() if each.opened.pool == pool.number]:
+            books.forget(job)
         books.send(m.PoolClosed(pool.number))
 
 
