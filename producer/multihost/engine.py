@@ -70,21 +70,27 @@ class Job(Protocol):
     @property
     def over(self) -> bool:
         """Is every item answered and nothing more to come?"""
+        raise NotImplementedError
 
     def idle(self) -> bool:
         """Is nothing under way? (An open-ended job may be idle and not over.)"""
+        raise NotImplementedError
 
     def open(self) -> list[Message]:
         """The blobs that the job refers to, then its OpenJob."""
+        raise NotImplementedError
 
     def produce(self) -> list[Message]:
         """The next Feed messages within the window, or EndJob, or nothing for now."""
+        raise NotImplementedError
 
     def handle(self, message: Result | Failed | EndResults) -> Sequence[Callable[[], object]]:
         """Take in what came back; answers the calls to make without the lock."""
+        raise NotImplementedError
 
     def abort(self, error: BaseException) -> Sequence[Callable[[], object]]:
         """Nothing more will come: whatever is unanswered gets this error."""
+        raise NotImplementedError
 
 
 class Engine(Protocol):
@@ -96,15 +102,18 @@ class Engine(Protocol):
     @property
     def usable(self) -> bool:
         """Nothing has ended it yet: the broker was not lost, and it was not closed."""
+        raise NotImplementedError
 
     def open_pool(self, spec: PoolSpec) -> int:
         """Make a pool; answers its handle number, counted from 1."""
+        raise NotImplementedError
 
     def close_pool(self, pool: int, kill: bool = False) -> None:
         """No more jobs: children end when idle, or now (``kill``: its jobs are aborted)."""
 
     def pool_closed(self, pool: int) -> Completion:
         """Done when every child of the pool has ended."""
+        raise NotImplementedError
 
     def start(self, job: Any) -> None:
         """Run this job: numbers it and sends what it produces."""
@@ -117,9 +126,11 @@ class Engine(Protocol):
 
     def wait(self, completion: Completion, timeout: float | None = None) -> bool:
         """Wait until ``completion.done``; runs the loop in this thread if it can. False: timeout."""
+        raise NotImplementedError
 
     def pids(self, pool: int) -> list[int]:
         """Process ids of the pool's children (on the local engine; elsewhere empty)."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """End everything of this engine in this process."""

@@ -10,12 +10,13 @@ from multihost_common.messages import CANCELLED, MEMORY, TIMED_OUT, VALUES, Fail
 
 
 class Raised:
-    """An exception in the place of a value."""
+    """An exception in the place of a value. ``cancelled``: the call was given up by the producer."""
 
-    __slots__ = ("error",)
+    __slots__ = ("cancelled", "error")
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException, cancelled: bool = False) -> None:
         self.error = error
+        self.cancelled = cancelled
 
 
 def load(message: Result, executor: bool = False) -> tuple[list[Any], bool]:
@@ -24,14 +25,14 @@ def load(message: Result, executor: bool = False) -> tuple[list[Any], bool]:
 
     count = message.count
     if message.encoding == VALUES:
+        values: list[Any] | None
         try:
             values = load_values(message.frames)
-        except BaseException:
+        except BaseException:  # noqa: BLE001
             # Which of them it is, and what to say of it, is found out below.
-            pass
-        else:
-            if len(values) == count:
-                return values, False
+            values = None
+        if values is not None and len(values) == count:
+            return values, False
     outcomes = load_results(message.encoding, count, message.frames, executor)
     loaded = [value if fine else Raised(value) for fine, value in outcomes]
     if len(loaded) != count:
@@ -42,7 +43,7 @@ def load(message: Result, executor: bool = False) -> tuple[list[Any], bool]:
 
 def raised(message: Failed, item: int, executor: bool = False) -> Raised:
     """The exception of an item that has no result of its own."""
-    return Raised(failure(message, item, executor))
+    return Raised(failure(message, item, executor), message.reason == CANCELLED)
 
 
 def failure(message: Failed, item: int, executor: bool = False) -> BaseException:

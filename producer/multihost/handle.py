@@ -9,10 +9,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from multihost.engine import Engine, PoolSpec, get_engine, resolve_address
 from multihost.functions import call as call_function
-from multihost.iterators import Filler, IMapIterator, Inbox
+from multihost.iterators import Filler, IMapIterator, Inbox, Pulled
 from multihost.jobs import MapJob, Options, StreamJob, Task
 from multihost.reduction import cacheable, dump_function, dump_item
 from multihost.sources import Items, Receiver, Sink, Source
@@ -59,7 +60,9 @@ class PoolHandle:
         self.limit = processes or (self.engine.capacity if self.local else 0)
         self.closed = False
         self._streams: OrderedDict[Any, StreamJob] = OrderedDict()
-        self._opening = threading.Lock()
+        self._iterators: WeakSet[IMapIterator] = WeakSet()
+        # Reentrant: the garbage collector may close a pool in the middle of it.
+        self._opening = threading.RLock()
         spec = PoolSpec(
             self.limit,
             self._setup(initializer, tuple(initargs), name),
@@ -114,18 +117,22 @@ class PoolHandle:
         kwds: dict[str, Any],
         options: Options,
         receiver: Receiver,
+        kick: bool = True,
     ) -> StreamJob:
-        """Have ``function(*args, **kwds)`` called; the receiver gets the outcome."""
-        if cacheable(function):
-            stream = self._stream(function, options)
-            data, buffers = dump_item((tuple(args), kwds))
-        else:
-            data, buffers = dump_item(((function, *args), kwds))
-            stream = self._stream(None, options, function)
-        stream.submit(data, buffers, receiver)
+        """Have ``function(*args, **kwds)`` called; the receiver gets the outcome.
+
+        ``kick`` False: the caller waits for it at once, and so runs the loop itself.
+        """
+        plain = cacheable(function)
+        data, buffers = dump_item((tuple(args) if plain else (function, *args), kwds))
+        with self._opening:
+            if self.closed:
+                raise ValueError("Pool not running")
+            stream = self._stream(function, options) if plain else self._stream(None, options, function)
+            stream.submit(data, buffers, receiver)
         if not stream.poked:
             stream.poked = True
-            self.engine.poke(stream)
+            self.engine.poke(stream, kick)
         return stream
 
     def _stream(
@@ -137,15 +144,12 @@ class PoolHandle:
         stream = self._streams.get(key)
         if stream is not None and stream.error is None:
             return stream
-        with self._opening:
-            stream = self._streams.get(key)
-            if stream is None or stream.error is not None:
-                task = self.task(function or call_function, CALL_APPLY, about)
-                stream = StreamJob(self.number, task, options, self.executor)
-                self.engine.start(stream)
-                self._streams[key] = stream
-                if len(self._streams) > MAX_STREAMS:
-                    self._evict()
+        task = self.task(function or call_function, CALL_APPLY, about)
+        stream = StreamJob(self.number, task, options, self.executor)
+        self.engine.start(stream)
+        self._streams[key] = stream
+        if len(self._streams) > MAX_STREAMS:
+            self._evict()
         return stream
 
     def _evict(self) -> None:
@@ -180,13 +184,27 @@ class PoolHandle:
         ordered: bool,
     ) -> IMapIterator:
         """Run a function over an iterable, read as results are taken out."""
-        inbox = Inbox(ordered)
         source: Items | Filler = self.items(iterable) or Filler(iterable, self.engine, chunksize)
+        return self.run(owner, function, style, source, options, chunksize, window, Inbox(ordered))
+
+    def run(
+        self,
+        owner: object,
+        function: Callable[..., Any],
+        style: int,
+        source: Items | Filler | Pulled,
+        options: Options,
+        chunksize: int | None,
+        window: int | None,
+        inbox: Inbox,
+    ) -> IMapIterator:
+        """Run a function over a source, results to be taken from an iterator."""
         if source.total == 0:
             inbox.finish(0, [])
             return IMapIterator(owner, self.engine, inbox, None)
         job = self.map(self.task(function, style), source, inbox, options, chunksize, window)
         iterator = IMapIterator(owner, self.engine, inbox, job)
+        self._iterators.add(iterator)
         self.engine.start(job)
         if isinstance(source, Filler):
             source.start(job)
@@ -220,17 +238,27 @@ class PoolHandle:
         """Take no more work; ``kill``: drop what there is."""
         if os.getpid() != self.pid or (self.closed and not kill):
             return
-        self.closed = True
+        with self._opening:
+            self.closed = True
+        for iterator in list(self._iterators):
+            iterator.seal()
         if not kill:
             for stream in list(self._streams.values()):
                 stream.close()
                 self.engine.poke(stream)
         self.engine.close_pool(self.number, kill)
 
+    @property
+    def gone(self) -> bool:
+        """Have all its children ended?"""
+        return os.getpid() != self.pid or self.engine.pool_closed(self.number).done
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every child has ended."""
         if os.getpid() != self.pid:
             return True
+        for iterator in list(self._iterators):
+            iterator.release()
         return self.engine.wait(self.engine.pool_closed(self.number), timeout)
 
 

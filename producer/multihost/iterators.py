@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from multihost.engine import Completion, Engine
 from multihost.failures import Raised
 from multihost.functions import Refused
-from multihost.results import pool_timeout
+from multihost.results import closed_error, pool_timeout
 from multihost.sources import Calls
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ class Inbox:
     def __init__(self, ordered: bool) -> None:
         self.ready: deque[Any] = deque()
         self.ended = False
+        #: Nobody waits for room any more: results are kept however many they are.
+        self.unbounded = False
+        self._dropped = False
         self._ordered = ordered
         self._early: dict[int, list[Any]] = {}
         self._next = 0
@@ -34,8 +37,13 @@ class Inbox:
         self._waiters: list[Completion] = []
 
     def consumed(self) -> int:
-        """Results that the iterator has given out."""
-        return self._delivered - len(self.ready)
+        """Results that the iterator has given out, or that take up no room."""
+        return self._delivered if self.unbounded else self._delivered - len(self.ready)
+
+    def drop(self) -> None:
+        """Nobody will ever take a result."""
+        self.unbounded = self._dropped = True
+        self.ready.clear()
 
     def put(self, start: int, values: list[Any], failed: bool, calls: Calls) -> None:
         """Results from ``start`` on; in order, those after a gap wait for it."""
@@ -54,7 +62,8 @@ class Inbox:
 
     def _deliver(self, values: list[Any]) -> None:
         # In this order consumed() is at most too small for a moment, never too large.
-        self.ready.extend(values)
+        if not self._dropped:
+            self.ready.extend(values)
         self._delivered += len(values)
 
     def finish(self, total: int, calls: Calls) -> None:
@@ -80,19 +89,25 @@ class Inbox:
 
 
 class IMapIterator:
-    """The iterator that ``imap`` and ``imap_unordered`` return. Dropping it ends its work."""
+    """The iterator that ``imap`` and ``imap_unordered`` return.
+
+    Dropped half-way, it ends its work. Dropped before anything was taken, its work goes on: whoever
+    does that wants what the function does, not what it returns.
+    """
 
     def __init__(self, pool: Any, engine: Engine, inbox: Inbox, job: MapJob | None) -> None:
         self._pool = pool
         self._engine = engine
         self._inbox = inbox
         self._job = job
+        self._begun = False
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def next(self, timeout: float | None = None) -> Any:
         """The next result; multiprocessing.TimeoutError when it does not come in time."""
+        self._begun = True
         inbox = self._inbox
         deadline = None
         while True:
@@ -108,7 +123,7 @@ class IMapIterator:
                 deadline = now + timeout if deadline is None else deadline
                 timeout = max(0.0, deadline - now)
             if not inbox.wait(self._engine, timeout):
-                raise pool_timeout() from None
+                raise (closed_error() if timeout is None else pool_timeout()) from None
         job = self._job
         if job is not None and job.resume_at is not None:
             self._resume(job)
@@ -136,8 +151,94 @@ class IMapIterator:
         self._inbox.ended = True
         self._pool = None
 
+    def feed(self) -> None:
+        """The source has more items, or will have no more."""
+        if self._job is not None:
+            self._engine.poke(self._job)
+
+    def seal(self) -> None:
+        """The pool is closed: who reads its iterable on demand must not do so any more."""
+        job = self._job
+        if job is not None and isinstance(job.source, Pulled):
+            job.source.seal()
+            self.feed()
+
+    def release(self) -> None:
+        """The pool is waited for: results nobody takes must not hold back the rest of the work."""
+        self._inbox.unbounded = True
+        self.feed()
+
     def __del__(self) -> None:
-        self.close()
+        if self._begun:
+            self.close()
+        else:
+            self._inbox.drop()
+            self.seal()
+            self.feed()
+
+
+class Pulled:
+    """A source that the thread which takes the results fills, some items ahead of them."""
+
+    def __init__(self, iterator: Iterator[Any], ahead: int, chunksize: int) -> None:
+        self.total: int | None = None
+        self._iterator = iterator
+        self._ahead = ahead
+        self._chunksize = chunksize
+        self._items: list[Any] = []
+        self._put = 0
+        self._sealed = False
+        self._read(ahead)
+
+    @property
+    def window(self) -> int:
+        """Items that are on the way at most."""
+        return self._ahead + 2 * self._chunksize
+
+    def pull(self, iterator: IMapIterator) -> None:
+        """One result is about to be taken: read as much ahead of it as allowed."""
+        if self.total is None or self._sealed:
+            self._ahead += 1
+            self._read(self._ahead)
+            iterator.feed()
+
+    def _read(self, count: int) -> None:
+        # Whole chunks: others are not sent before the end is known.
+        count = -(-count // self._chunksize) * self._chunksize
+        while self._put < count:
+            try:
+                item = next(self._iterator)
+            except StopIteration:
+                self.total, self._sealed = self._put, False
+                return
+            if self._sealed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._items.append(item)
+            self._put += 1
+
+    def seal(self) -> None:
+        """What was read is all there is."""
+        if self.total is None:
+            self.total, self._sealed = self._put, True
+
+    def ready(self) -> int:
+        """Items that can be taken now."""
+        return len(self._items)
+
+    def peek(self, count: int) -> list[Any]:
+        """The next ``count`` items, which stay."""
+        return self._items[:count]
+
+    def drop(self, count: int) -> None:
+        """Forget the next ``count`` items."""
+        del self._items[:count]
+
+    def allow(self, taken: int) -> None:
+        """It reads as far ahead as it was told."""
+
+    def stop(self) -> None:
+        """No more items are wanted."""
+        self._items.clear()
 
 
 class Filler:
@@ -200,7 +301,7 @@ class Filler:
                     self._engine.poke(job)
         except StopIteration:
             pass
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001
             error = raised
         if not self._stopped:
             self._finish(job, error)

@@ -59,7 +59,7 @@ def _single(item: Any) -> Packed:
         data, buffers = dump_item(item)
         if len(buffers) > MAX_FRAMES - 2:
             data, buffers = pickle.dumps(item, 5), []
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         made = _block([pickle.dumps(Refused(), 5)], 1, 1)
         made.refused[0] = error
         return made
@@ -73,7 +73,7 @@ def _chunked(items: Sequence[Any], chunksize: int) -> Packed:
         chunk = items[at : at + chunksize]
         try:
             data, buffers = dump_item(chunk if type(chunk) is list else list(chunk))
-        except Exception:
+        except Exception:  # noqa: BLE001
             return _block(pickles, count, chunksize) if pickles else _one_by_one(chunk)
         if buffers:
             if pickles:
@@ -96,7 +96,7 @@ def _one_by_one(chunk: Sequence[Any]) -> Packed:
     for offset, item in enumerate(chunk):
         try:
             data, buffers = dump_item(item)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             refused[offset] = error
             data, buffers = pickle.dumps(Refused(), 5), []
         if buffers:

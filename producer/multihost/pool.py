@@ -135,8 +135,12 @@ class Pool:
         self, func: Callable[..., R], args: Iterable[Any] = (), kwds: Mapping[str, Any] | None = None
     ) -> R:
         """``func(*args, **kwds)`` in a process of the pool."""
-        result: R = _blocking(self.apply_async(func, args, kwds))
-        return result
+        if self._state != RUN:
+            self._check_running()
+        result = AsyncResult(self, self._engine)
+        self._submit(result, func, args, kwds, kick=False)
+        value: R = _blocking(result)
+        return value
 
     def apply_async(
         self,
@@ -150,13 +154,25 @@ class Pool:
         if self._state != RUN:
             self._check_running()
         result = AsyncResult(self, self._engine, callback, error_callback)
+        self._submit(result, func, args, kwds, kick=True)
+        return result
+
+    def _submit(
+        self,
+        result: AsyncResult,
+        func: Callable[..., Any],
+        args: Iterable[Any],
+        kwds: Mapping[str, Any] | None,
+        kick: bool,
+    ) -> None:
         try:
-            result._job = self._handle.submit(func, tuple(args), dict(kwds or {}), self._options, result)
-        except Exception as error:
+            result._job = self._handle.submit(
+                func, tuple(args), dict(kwds or {}), self._options, result, kick
+            )
+        except Exception as error:  # noqa: BLE001
             call = result.take(Raised(error))
             if call is not None:
                 call()
-        return result
 
     # -- lists
 
@@ -319,7 +335,7 @@ class PoolView(Pool):
         self._engine = pool._engine
 
     @property
-    def _state(self) -> str:  # type: ignore[override]
+    def _state(self) -> str:
         return self._viewed._state
 
     @_state.setter

@@ -23,11 +23,18 @@ def pool_timeout() -> Exception:
     return PoolTimeoutError()
 
 
+def closed_error() -> Exception:
+    """What to raise when a wait without a limit ended without an answer."""
+    from multihost_common.errors import MultihostError
+
+    return MultihostError("the engine was closed before this was answered: the process is ending")
+
+
 def run_callback(function: Callable[[Any], object], value: Any) -> None:
     """Call back; what it raises is shown, and neither stops the pool nor the other callbacks."""
     try:
         function(value)
-    except Exception:
+    except Exception:  # noqa: BLE001
         threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
 
@@ -71,7 +78,7 @@ class AsyncResult(Completion):
     def get(self, timeout: float | None = None) -> Any:
         """The result; raises what the call raised, or multiprocessing.TimeoutError."""
         if not self.done and not self._engine.wait(self, timeout):
-            raise pool_timeout()
+            raise pool_timeout() if timeout is not None else closed_error()
         value = self._value
         if type(value) is Raised:
             try:
@@ -134,7 +141,7 @@ class MapResult(AsyncResult):
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> None:
         super().__init__(pool, engine, callback, error_callback)
-        self._results: list[Any] = [None] * length
+        self._results: list[Any] | None = [None] * length
         self._answered = 0
         self._failure: Raised | None = None
         self._failure_at = length
@@ -145,6 +152,8 @@ class MapResult(AsyncResult):
 
     def put(self, start: int, values: list[Any], failed: bool, calls: Calls) -> None:
         """Results from ``start`` on."""
+        if self._results is None:
+            return
         self._results[start : start + len(values)] = values
         self._answered += len(values)
         if failed:
@@ -160,8 +169,10 @@ class MapResult(AsyncResult):
                 return
 
     def finish(self, total: int, calls: Calls) -> None:
-        """All results are there: the list, or the first error by index."""
-        results, self._results = self._results, []
+        """All results are there: the list, or the first error by index. Called twice, it acts once."""
+        results, self._results = self._results, None
+        if results is None:
+            return
         call = self.take(results if self._failure is None else self._failure)
         if call is not None:
             calls.append(call)

@@ -18,9 +18,11 @@ class Source(Protocol):
 
     def ready(self) -> int:
         """Items that can be taken now."""
+        raise NotImplementedError
 
     def peek(self, count: int) -> Sequence[Any]:
         """The next ``count`` items, which stay."""
+        raise NotImplementedError
 
     def drop(self, count: int) -> None:
         """Forget the next ``count`` items."""
@@ -69,6 +71,7 @@ class Sink(Protocol):
 
     def consumed(self) -> int:
         """Results that take up no room any more."""
+        raise NotImplementedError
 
     def put(self, start: int, values: list[Any], failed: bool, calls: Calls) -> None:
         """Results of items from ``start`` on; ``failed``: some are :class:`Raised`."""
@@ -82,9 +85,11 @@ class Receiver(Protocol):
 
     def claim(self, item: int) -> bool:
         """The call is about to be sent as this item; False: it is not wanted any more."""
+        raise NotImplementedError
 
     def take(self, value: Any) -> Callable[[], object] | None:
         """The result, or a :class:`Raised`; may answer a call to make without the engine's lock."""
+        raise NotImplementedError
 
 
 class Ranges:

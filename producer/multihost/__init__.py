@@ -1,0 +1,126 @@
+"""Python's multiprocessing, spanning hosts: ``import multihost as mp``.
+
+Everything here is imported on first use, so that ``import multihost`` costs next to nothing. Names of
+multiprocessing that multihost does not serve itself are the standard library's own: they work, on this
+host.
+"""
+
+from __future__ import annotations
+
+from multihost_common import __version__ as __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from multiprocessing import Array as Array
+    from multiprocessing import AuthenticationError as AuthenticationError
+    from multiprocessing import Barrier as Barrier
+    from multiprocessing import BoundedSemaphore as BoundedSemaphore
+    from multiprocessing import BufferTooShort as BufferTooShort
+    from multiprocessing import Condition as Condition
+    from multiprocessing import Event as Event
+    from multiprocessing import JoinableQueue as JoinableQueue
+    from multiprocessing import Lock as Lock
+    from multiprocessing import Manager as Manager
+    from multiprocessing import Pipe as Pipe
+    from multiprocessing import Process as Process
+    from multiprocessing import ProcessError as ProcessError
+    from multiprocessing import Queue as Queue
+    from multiprocessing import RawArray as RawArray
+    from multiprocessing import RawValue as RawValue
+    from multiprocessing import RLock as RLock
+    from multiprocessing import Semaphore as Semaphore
+    from multiprocessing import SimpleQueue as SimpleQueue
+    from multiprocessing import TimeoutError as TimeoutError
+    from multiprocessing import Value as Value
+    from multiprocessing import active_children as active_children
+    from multiprocessing import allow_connection_pickling as allow_connection_pickling
+    from multiprocessing import current_process as current_process
+    from multiprocessing import freeze_support as freeze_support
+    from multiprocessing import get_all_start_methods as get_all_start_methods
+    from multiprocessing import get_logger as get_logger
+    from multiprocessing import get_start_method as get_start_method
+    from multiprocessing import log_to_stderr as log_to_stderr
+    from multiprocessing import parent_process as parent_process
+    from multiprocessing import set_executable as set_executable
+    from multiprocessing import set_forkserver_preload as set_forkserver_preload
+    from multiprocessing import set_start_method as set_start_method
+    from typing import Any
+
+    from multihost.context import cpu_count as cpu_count
+    from multihost.context import get_context as get_context
+    from multihost.executor import Executor as Executor
+    from multihost.pool import Pool as Pool
+    from multihost_common.errors import AuthError as AuthError
+    from multihost_common.errors import BrokerLostError as BrokerLostError
+    from multihost_common.errors import ConfigError as ConfigError
+    from multihost_common.errors import HandshakeError as HandshakeError
+    from multihost_common.errors import MultihostError as MultihostError
+    from multihost_common.errors import NoWorkersError as NoWorkersError
+    from multihost_common.errors import ProtocolError as ProtocolError
+    from multihost_common.errors import RemoteError as RemoteError
+    from multihost_common.errors import WorkerLostError as WorkerLostError
+
+_ERRORS = (
+    "AuthError",
+    "BrokerLostError",
+    "ConfigError",
+    "HandshakeError",
+    "MultihostError",
+    "NoWorkersError",
+    "ProtocolError",
+    "RemoteError",
+    "WorkerLostError",
+)
+
+#: Where the names live that are multihost's own.
+_HOMES = {
+    "Executor": "multihost.executor",
+    "Pool": "multihost.pool",
+    "cpu_count": "multihost.context",
+    "get_context": "multihost.context",
+    **dict.fromkeys(_ERRORS, "multihost_common.errors"),
+}
+
+#: Modules of multiprocessing by the name that scripts reach them by.
+_MODULES = {
+    "connection",
+    "dummy",
+    "managers",
+    "process",
+    "queues",
+    "shared_memory",
+    "sharedctypes",
+    "synchronize",
+    "util",
+}
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    home = _HOMES.get(name)
+    if home is not None:
+        value = globals()[name] = getattr(importlib.import_module(home), name)
+        return value
+    if name in ("context", "executor", "pool"):
+        return importlib.import_module(f"multihost.{name}")
+    if name in _MODULES:
+        return importlib.import_module(f"multiprocessing.{name}")
+    if name == "__all__":
+        return _names()
+    # Not kept: what multiprocessing's names mean depends on set_start_method.
+    import multiprocessing
+
+    if name in multiprocessing.__all__:
+        return getattr(multiprocessing, name)
+    raise AttributeError(f"module 'multihost' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return _names()
+
+
+def _names() -> list[str]:
+    import multiprocessing
+
+    return sorted({"__version__", *_HOMES, *multiprocessing.__all__})
