@@ -184,8 +184,8 @@ def test_nothing_the_broker_or_a_child_says_upsets_the_agent(seed: int) -> None:
     core.handle(ae.Connected(), now)
     for message in (m.OpenPool(1), m.OpenPool(2, max_tasks=2), m.Grant(1, 2), m.Grant(2, 1)):
         core.handle(ae.Received(message), now)
-    for message in (m.OpenJob(1, 1, timeout=1.0), m.OpenJob(2, 2)):
-        core.handle(ae.Received(message), now)
+    for opened in (m.OpenJob(1, 1, timeout=1.0), m.OpenJob(2, 2)):
+        core.handle(ae.Received(opened), now)
     for _ in range(MESSAGES):
         now += random.choice((0.0, 0.001, 0.5))
         event: ae.Event

@@ -450,7 +450,8 @@ def encode(msg: Message) -> list[Frame]:
     import msgpack
 
     header = [msg.opcode, *(getattr(msg, name) for name, _, _ in schema(type(msg)))]
-    packed: bytes = msgpack.packb(header)
+    # A host or file name may hold what is no text: a question mark there is better than no message.
+    packed: bytes = msgpack.packb(header, unicode_errors="replace")
     return [packed, *getattr(msg, "frames", ())]
 
 
