@@ -144,11 +144,10 @@ def _dump(
 def _dump_by_value(
     obj: Any, keep: Callable[[pickle.PickleBuffer], bool] | None, failure: Exception | None
 ) -> bytes:
-    import cloudpickle  # type: ignore[import-untyped]
+    from multihost_common import byvalue
 
     try:
-        data: bytes = cloudpickle.dumps(obj, protocol=5, buffer_callback=keep)
-        return data
+        return byvalue.dumps(obj, keep)
     except Exception as error:  # noqa: BLE001
         # What plain pickle said is what a user of multiprocessing knows.
         raise failure or error from None
@@ -231,7 +230,7 @@ def _until_failure(pieces: Sequence[Frame], frames: Sequence[Frame]) -> list[lis
     for piece in pieces:
         try:
             loaded.append(pickle.loads(piece, buffers=_writable(frames[2:])))
-        except Exception:  # noqa: BLE001
+        except BaseException:  # noqa: BLE001
             break
     return loaded
 
