@@ -188,7 +188,7 @@ def beats(agents: int, slots: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--chunks", type=int, default=200_000)
     parser.add_argument("--repeat", type=int, default=3)
     chosen = parser.parse_args(argv)

@@ -50,7 +50,8 @@ def test_a_part_holds_the_chunks_it_touches(data: st.DataObject) -> None:
 @given(st.integers(1, 7), st.integers(1, 60), st.integers(0, 80))
 def test_pieces_end_between_chunks_and_cover_everything_once(size: int, count: int, items: int) -> None:
     whole = block(count, size, start=100)
-    span, covered = whole.span(), []
+    span = whole.span()
+    covered: list[int] = []
     while len(span):
         end = span.chunk_end(items)
         assert span.start < end <= span.stop

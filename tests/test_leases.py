@@ -44,11 +44,12 @@ def test_a_million_items_answered_in_order_are_one_interval() -> None:
 def test_leases_are_a_map_from_items_to_attempts(
     given_out: list[tuple[int, int]], taken: list[tuple[int, int]], by_attempt: bool
 ) -> None:
-    books, held = leases(), {}
-    for attempt, (start, count) in enumerate(given_out, 1):
+    books = leases()
+    held: dict[int, int] = {}
+    for number, (start, count) in enumerate(given_out, 1):
         if not any(item in held for item in range(start, start + count)):
-            books.add(Lease(BLOCK.span().sub(start, start + count), attempt))
-            held |= dict.fromkeys(range(start, start + count), attempt)
+            books.add(Lease(BLOCK.span().sub(start, start + count), number))
+            held |= dict.fromkeys(range(start, start + count), number)
     for start, count in taken:
         stop = start + count
         attempt = held.get(start) if by_attempt else None
