@@ -62,15 +62,17 @@ def dumps_value(value: object, by_value: bool = False) -> tuple[bytes, list[memo
 
 
 def _dumps_by_value(value: object, plain: Exception | None) -> tuple[bytes, list[memoryview]]:
-    import cloudpickle  # type: ignore[import-untyped]
+    from multihost_common import byvalue
 
-    dump: Callable[..., bytes] = cloudpickle.dumps
     buffers: list[memoryview] = []
     try:
-        data = dump(value, 5, buffer_callback=_keeper(buffers))
+        data = byvalue.dumps(value, _keeper(buffers))
     except Exception as error:  # noqa: BLE001
         # What plain pickle says is what people know from multiprocessing.
         raise plain or error from None
+    if plain is not None and b"__main__" not in data:
+        # As multiprocessing has it: only what the script itself defines travels by value.
+        raise plain
     return data, buffers
 
 
@@ -124,33 +126,39 @@ def dumps_outcome(outcome: tuple[Any, ...]) -> tuple[bytes, list[memoryview]]:
     """The pickle of one item's outcome. Never fails: what cannot be sent becomes text."""
     code = outcome[0]
     if code == RAISED:
-        return _dumps_raised(outcome[1], outcome[2]), []
+        return _dumps_raised(outcome[1], outcome[2])
     try:
         return dumps_value(outcome)
-    except Exception as error:  # noqa: BLE001
+    except BaseException as error:  # noqa: BLE001
         return _dumps_no_pickle(error, outcome[1]), []
 
 
-def _dumps_raised(error: BaseException, trace: str) -> bytes:
+def _dumps_raised(error: BaseException, trace: str) -> tuple[bytes, list[memoryview]]:
+    survives = False
+    data, buffers = b"", list[memoryview]()
     try:
-        data, _ = dumps_value((RAISED, error, trace))
+        data, buffers = dumps_value((RAISED, error, trace))
         # An exception whose __init__ takes other arguments pickles, and fails at the far end.
-        if type(loads(data, buffers=())[1]) is type(error):
-            return data
-    except Exception:  # noqa: BLE001
-        data = b""
+        survives = type(loads(data, buffers=buffers)[1]) is type(error)
+    except BaseException:  # noqa: BLE001
+        survives = False
+    if survives:
+        return data, buffers
     lines = trace.rstrip().rsplit("\n", 1)
-    return bytes(dumps((RAISED_TEXT, lines[-1], trace), 5))
+    return dumps((RAISED_TEXT, lines[-1], trace), 5), []
 
 
-def _dumps_no_pickle(error: Exception, value: object) -> bytes:
+def _dumps_no_pickle(error: BaseException, value: object) -> bytes:
     try:
         shown = repr(value)[:REPR]
-    except Exception as failure:  # noqa: BLE001
+    except BaseException as failure:  # noqa: BLE001
         shown = f"<{type(value).__name__} whose repr() raised {type(failure).__name__}>"
     try:
+        # As concurrent.futures has it, a SystemExit arrives as one.
+        if not isinstance(error, (Exception, SystemExit)):
+            raise TypeError("what would end the producer goes as text")
         data: bytes = dumps((NO_PICKLE, error, shown), 5)
         loads(data)
-    except Exception:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001
         data = dumps((NO_PICKLE, f"{type(error).__name__}: {error}", shown), 5)
     return data

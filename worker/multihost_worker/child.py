@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from multihost_common.blocks import Frame
 
 CALL_MAP, CALL_STAR, CALL_APPLY = 0, 1, 2
-#: Results are sent when a block is done, or when so much time has passed since the last ones.
-FLUSH = 0.005
-#: ... or as soon as there are any, when this is what a claim's items took: the next may take longer.
-SLOW = 0.001
 #: What a claim should last, seconds: it can not be taken back.
 CLAIM = 0.0005
 #: What the child itself keeps of segments for its results.
@@ -189,7 +185,7 @@ class Child:
             outbox.spent += now - begun
             _adapt(job, stop - chunk, now - begun)
             done, chunk = upto, stop
-            if chunk < chunks and (now - outbox.sent >= FLUSH or now - begun >= SLOW):
+            if chunk < chunks and outbox.due(now, now - begun):
                 outbox.flush(number, start + flushed, chunksize, position + done)
                 flushed = done
         # A segment that held them goes back with these results, not with the next.

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 VALUES, OUTCOMES = 0, 1
 
+#: Results of a block are sent before it is done, once in so many seconds on average ...
+FLUSH = 0.005
+#: ... but at once, up to so many times, by a child that has sent little lately ...
+BURST = 8
+#: ... and whenever the last claim has taken so long: the next may take even longer.
+SLOW = 0.001
+
 #: Pickled results of one message, about, bytes.
 MESSAGE = 1 << 20
 
@@ -51,9 +58,19 @@ class Outbox:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.values: list[Any] = []
-        #: When results were last sent, and seconds that went into the values since.
-        self.sent = perf_counter()
+        #: Seconds that went into the values since results were last sent.
         self.spent = 0.0
+        self._credit = float(BURST)
+        self._counted = perf_counter()
+
+    def due(self, now: float, took: float) -> bool:
+        """Is it time to send, though the block is not done? ``took``: seconds of the last claim."""
+        self._credit = min(BURST, self._credit + (now - self._counted) / FLUSH)
+        self._counted = now
+        if self._credit < 1.0 and took < SLOW:
+            return False
+        self._credit = max(0.0, self._credit - 1.0)
+        return True
 
     def flush(self, job: int, start: int, chunksize: int, position: int) -> None:
         """Send all; the first is of item ``start``. ``position``: below it all is done."""
@@ -88,7 +105,6 @@ class Outbox:
         spent, self.spent = round(self.spent * 1e6), 0.0
         args = (job, start, count, spent, encoding, position)
         self.link.send(RESULT, args, pieces_frames(pieces, buffers))
-        self.sent = perf_counter()
 
 
 class _Batch:
