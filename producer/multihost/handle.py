@@ -226,12 +226,17 @@ class PoolHandle:
         return next((stream.error for stream in list(self._streams.values()) if stream.error), None)
 
     def drop_waiting(self) -> list[Receiver]:
-        """Take out the calls that are not on their way, and recall those that have not begun."""
-        dropped = []
+        """Take out the calls that are not on their way, and recall those that have not begun.
+
+        As many as can run at once count as begun, whether or not their processes are there yet.
+        """
+        dropped: list[Receiver] = []
+        spare = self.limit or self.engine.capacity
         for stream in list(self._streams.values()):
-            dropped += stream.drop_waiting()
-            if stream.fed and not stream.idle():
-                self.engine.cancel(stream, 0, stream.fed)
+            receivers, items = stream.drop_waiting(spare)
+            dropped += receivers
+            if items:
+                self.engine.cancel(stream, items.start, len(items))
         return dropped
 
     def close(self, kill: bool = False) -> None:

@@ -378,9 +378,18 @@ class StreamJob(BaseJob):
     def _register(self, receiver: Receiver, item: int) -> None:
         self._receivers[item] = receiver
 
-    def drop_waiting(self) -> list[Receiver]:
-        """Take out the calls that were not fed yet."""
-        return [self._waiting.popleft()[2] for _ in range(len(self._waiting))]
+    def drop_waiting(self, spare: int = 0) -> tuple[list[Receiver], range]:
+        """Take out the calls that were not fed yet, and name the items that were, and have no answer.
+
+        The first ``spare`` of them all stay.
+        """
+        items = sorted(list(self._receivers))  # noqa: C414: a copy first, the loop may run meanwhile
+        spare_waiting = max(0, spare - len(items))
+        dropped: list[Receiver] = []
+        while len(self._waiting) > spare_waiting:
+            dropped.append(self._waiting.pop()[2])
+        recalled = items[spare:]
+        return dropped[::-1], range(recalled[0], recalled[-1] + 1) if recalled else range(0)
 
     def _results(self, message: Result, calls: Calls) -> None:
         values, _ = load(message, self.executor)
@@ -417,7 +426,7 @@ class StreamJob(BaseJob):
         calls: Calls = []
         self.error = error
         self.over = True
-        left = [*self._receivers.values(), *self.drop_waiting()]
+        left = [*self._receivers.values(), *self.drop_waiting()[0]]
         self._receivers.clear()
         for receiver in left:
             self._give(receiver, Raised(error), calls)
