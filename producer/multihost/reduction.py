@@ -8,6 +8,7 @@ is imported only then. Buffers of 64 KiB and more travel out of band (pickle pro
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
 from types import BuiltinFunctionType, FunctionType
@@ -90,6 +91,13 @@ def failures(items: Sequence[Any]) -> dict[int, Exception]:
         except Exception as error:  # noqa: BLE001
             found[index] = error
     return found
+
+
+def renew() -> None:
+    """Definitions of ``__main__`` are made anew from here on; every new pool says so."""
+    byvalue = sys.modules.get("multihost_common.byvalue")
+    if byvalue is not None:
+        byvalue.renew()
 
 
 def cacheable(func: object) -> bool:

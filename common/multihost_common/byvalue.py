@@ -1,0 +1,283 @@
+"""Pickling what the other end cannot import: ``__main__``, lambdas, closures, local classes.
+
+cloudpickle does it, with three changes that make processes elsewhere behave as forked ones do:
+
+- All functions of one ``__main__`` share one namespace at the other end: what an initializer assigns
+  with ``global``, a function that comes later finds. A global that is there already is kept: the first
+  function that refers to it brings it, and from then on it is the process's own.
+- A class travels as its definition, made once, together with the definition's digest. The other end
+  builds it once, under its name in ``__main__``, so that an instance on its way back is of the very
+  class that it came from.
+- A plain function travels the same way: a process that has it does not build it, nor its globals, again.
+
+What has been made is kept until :func:`renew`, which every new pool calls: its processes see ``__main__``
+as it is when they need it first. A global that cannot be pickled (a lock, an open file) stays behind;
+whoever uses it there is told so.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+import weakref
+from hashlib import blake2b
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import cloudpickle  # type: ignore[import-untyped]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pickle import PickleBuffer
+
+#: cloudpickle's own parts, which it does not list as public.
+_inside: Any = sys.modules[cloudpickle.Pickler.__module__]
+_CloudPickler: Any = cloudpickle.Pickler
+
+#: Bytes of a digest: enough among the definitions of one script.
+DIGEST_BYTES = 16
+
+#: Flag of the types that a class statement makes.
+HEAP_TYPE = 1 << 9
+
+#: What of a script's namespace travels unasked.
+ATTRIBUTES = ("__name__", "__file__", "__package__", "__path__", "__doc__")
+
+#: Which ``__main__`` is meant by what came from elsewhere; b"" until it is asked for.
+_origin = b""
+
+#: Definitions as they travel, by id of the object: (weak reference to it, digest, qualified name, pickle).
+_made: dict[int, tuple[weakref.ref[Any], bytes, str, bytes]] = {}
+
+#: What was built here, or has been sent from here, by digest. What came from elsewhere is kept alive,
+#: the last ones of it: who makes functions without end must not fill the memory of the other end.
+_built: dict[bytes, Any] = {}
+MOST_BUILT = 1024
+_sent: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
+
+_lock = threading.RLock()
+
+
+def dumps(obj: object, buffer_callback: Callable[[PickleBuffer], bool] | None = None) -> bytes:
+    """The pickle (protocol 5) of ``obj``; what ``__main__`` has goes by value. Raises what pickling raises."""
+    with io.BytesIO() as file:
+        _Pickler(file, buffer_callback).dump(obj)
+        return file.getvalue()
+
+
+def renew() -> None:
+    """Make definitions anew from here on: ``__main__`` may have changed."""
+    with _lock:
+        _made.clear()
+
+
+class _Pickler(_CloudPickler):  # type: ignore[misc]
+    def __init__(
+        self,
+        file: io.BytesIO,
+        buffer_callback: Callable[[PickleBuffer], bool] | None = None,
+        defines: object = None,
+        absent: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+        self._defines = defines
+        #: Globals of what is defined that stay behind, and why.
+        self._absent = absent or {}
+        self._main = getattr(sys.modules.get("__main__"), "__dict__", None)
+        # Where cloudpickle looks up the namespace that functions share at the other end.
+        self.globals_ref[id(self._main)] = _Main()
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Classes and functions of ``__main__``, and those that have no name to be found by."""
+        kind = type(obj)
+        if kind is FunctionType:
+            if obj is not self._defines and self._is_plain(obj):
+                return self._definition(obj)
+            return self._function(obj, super().reducer_override(obj))
+        if issubclass(kind, type) and obj is not self._defines and _is_dynamic(obj):
+            return self._definition(obj)
+        return super().reducer_override(obj)
+
+    def _is_plain(self, function: FunctionType) -> bool:
+        """A function of ``__main__`` that nothing but its code and its globals makes."""
+        return function.__globals__ is self._main and function.__closure__ is None
+
+    def _function(self, function: FunctionType, made: Any) -> Any:
+        if made is NotImplemented or function.__globals__ is not self._main:
+            return made
+        if self._absent and function is self._defines:
+            made[2][1]["__globals__"].update({name: Absent(name, why) for name, why in self._absent.items()})
+        return (*made[:5], set_function_state)
+
+    def _definition(self, obj: Any) -> Any:
+        known = _known(obj)
+        if known is not None:
+            return build, known
+        if id(obj) in _defining.ids:
+            # Two that refer to each other: the outer one is on its way already.
+            made = super().reducer_override(obj)
+            return self._function(obj, made) if type(obj) is FunctionType else made
+        return build, _define(obj)
+
+
+class _Defining(threading.local):
+    """Objects whose definitions are being made in this thread."""
+
+    def __init__(self) -> None:
+        self.ids: set[int] = set()
+
+
+_defining = _Defining()
+
+
+def _known(obj: Any) -> tuple[bytes, str, bytes] | None:
+    with _lock:
+        made = _made.get(id(obj))
+    return made[1:] if made is not None and made[0]() is obj else None
+
+
+def _define(obj: Any) -> tuple[bytes, str, bytes]:
+    _defining.ids.add(id(obj))
+    try:
+        content = _dumps_definition(obj)
+    finally:
+        _defining.ids.discard(id(obj))
+    digest = blake2b(content, digest_size=DIGEST_BYTES).digest()
+    with _lock:
+        _keep(obj, digest, obj.__qualname__, content)
+        _sent[digest] = obj
+    return digest, obj.__qualname__, content
+
+
+def _keep(obj: Any, digest: bytes, name: str, content: bytes) -> None:
+    key = id(obj)
+    _made[key] = (weakref.ref(obj, lambda _: _made.pop(key, None)), digest, name, content)
+
+
+def _dumps_definition(obj: Any) -> bytes:
+    absent: dict[str, str] = {}
+    while True:
+        try:
+            with io.BytesIO() as file:
+                _Pickler(file, None, obj, absent).dump(obj)
+                return file.getvalue()
+        except Exception:
+            if absent or type(obj) is not FunctionType:
+                raise
+            absent = _failing_globals(obj)
+            if not absent:
+                raise
+
+
+def _failing_globals(function: FunctionType) -> dict[str, str]:
+    """Globals of a function that do not pickle, and why."""
+    found = {}
+    for name, value in _inside._function_getstate(function)[1]["__globals__"].items():
+        try:
+            dumps(value)
+        except Exception as error:  # noqa: BLE001
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def _is_dynamic(cls: type) -> bool:
+    """Whether the other end cannot import this class (and it was made by Python code)."""
+    return bool(cls.__flags__ & HEAP_TYPE) and not _inside._should_pickle_by_reference(cls)
+
+
+# -- at the other end --------------------------------------------------------------------------------
+
+
+def build(digest: bytes, name: str, content: bytes) -> Any:
+    """The function or class with this digest: built now, or the one that is there."""
+    found = _built.get(digest)
+    if found is None:
+        found = _sent.get(digest)
+    if found is None:
+        found = cloudpickle.loads(content)
+        # cloudpickle forgets where a class was nested.
+        found.__qualname__ = name
+        with _lock:
+            _built[digest] = found
+            while len(_built) > MOST_BUILT:
+                del _built[next(iter(_built))]
+            # On its way back it is known by the same digest to who sent it.
+            _keep(found, digest, name, content)
+        _publish(found, name)
+    return found
+
+
+def _publish(obj: Any, name: str) -> None:
+    """Let it be found by name, where it would be if this process were a fork."""
+    main = sys.modules.get("__main__")
+    if obj.__module__ == "__main__" and name.isidentifier() and getattr(main, "__multihost_origin__", None):
+        vars(main).setdefault(name, obj)
+
+
+class Absent:
+    """In place of a global that could not be pickled: whatever is done with it says so."""
+
+    def __init__(self, name: str, why: str) -> None:
+        self.__dict__["_told"] = (name, why)
+
+    def __reduce__(self) -> tuple[type[Absent], tuple[str, str]]:
+        return Absent, self.__dict__["_told"]
+
+    def __getattr__(self, attribute: str) -> NoReturn:
+        if attribute.startswith("__"):
+            # Whoever asks what it can do is answered as ever.
+            raise AttributeError(attribute)
+        self._refuse()
+
+    def _refuse(self, *args: object, **kwds: object) -> NoReturn:
+        name, why = self.__dict__["_told"]
+        raise RuntimeError(
+            f"the global {name!r} of the script is not in this process, since it cannot be pickled ({why}); "
+            "make it in the pool's initializer"
+        )
+
+    __call__ = __enter__ = __exit__ = __iter__ = __next__ = __len__ = __bool__ = __getitem__ = __setitem__ = (
+        _refuse
+    )
+    __contains__ = __setattr__ = __add__ = __radd__ = __iadd__ = __lt__ = __gt__ = __le__ = __ge__ = _refuse
+
+
+class _Main:
+    """Stands for the namespace of the script; see :func:`namespace`."""
+
+    def __reduce__(self) -> tuple[Callable[..., dict[str, Any]], tuple[bytes, dict[str, Any]]]:
+        main = vars(sys.modules["__main__"])
+        plain = {name: main[name] for name in ATTRIBUTES if isinstance(main.get(name), (str, list))}
+        return namespace, (_own_origin(), plain)
+
+
+def _own_origin() -> bytes:
+    global _origin
+    adopted: bytes | None = getattr(sys.modules.get("__main__"), "__multihost_origin__", None)
+    if adopted is not None:
+        return adopted
+    with _lock:
+        _origin = _origin or os.urandom(8)
+    return _origin
+
+
+def namespace(origin: bytes, attributes: dict[str, Any]) -> dict[str, Any]:
+    """The namespace of the ``__main__`` that ``origin`` names. In a process of a pool it is made here."""
+    main = sys.modules.get("__main__")
+    if main is None or (origin != _origin and getattr(main, "__multihost_origin__", None) != origin):
+        main = ModuleType("__main__")
+        main.__dict__.update(attributes)
+        main.__dict__["__multihost_origin__"] = origin
+        sys.modules["__main__"] = main
+    return main.__dict__
+
+
+def set_function_state(function: FunctionType, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Complete a function of ``__main__``. Globals that this process has are its own."""
+    there = function.__globals__
+    slots = state[1]
+    brought = slots["__globals__"]
+    slots["__globals__"] = {name: value for name, value in brought.items() if name not in there}
+    _inside._function_setstate(function, state)
