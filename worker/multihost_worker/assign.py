@@ -52,18 +52,19 @@ class Assigner:
 
     def _feed(self, pool: ChildPool) -> None:
         queue = pool.queue
-        self._stop_idle(pool, pool.live - pool.granted)
+        if pool.live > pool.granted:
+            self._stop_idle(pool, pool.live - pool.granted)
         while queue.alone and pool.idle and self._give_alone(pool):
             pass
         while queue and pool.idle:
             self._give(pool, next(iter(pool.idle.values())))
         while queue and pool.busy and pool.live <= pool.granted and self._may_wait(pool):
             self._give(pool, next(iter(pool.busy.values())))
-        if pool.done():
+        if pool.closing and pool.done():
             self._stop_idle(pool, len(pool.idle))
         else:
             self._start_children(pool)
-        if pool.idle and not queue and not pool.owed:
+        if pool.idle and not queue and not pool.owed and pool.live > len(pool.idle):
             self._even_out(pool)
 
     def _stop_idle(self, pool: ChildPool, count: int) -> None:
@@ -175,11 +176,11 @@ class Assigner:
     # -- children ----------------------------------------------------------------------------------
 
     def _start_children(self, pool: ChildPool) -> None:
-        if self._books.missing(pool.opened.setup, pool.opened.code):
-            return
         wanted = pool.granted - pool.live
-        if not pool.opened.eager:
+        if wanted > 0 and not pool.opened.eager:
             wanted = min(wanted, pool.waiting())
+        if wanted <= 0 or self._books.missing(pool.opened.setup, pool.opened.code):
+            return
         room = self._room()
         if wanted > room:
             wanted = room
