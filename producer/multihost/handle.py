@@ -8,14 +8,15 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from multihost.engine import Engine, PoolSpec, get_engine, resolve_address
 from multihost.functions import call as call_function
 from multihost.iterators import Filler, IMapIterator, Inbox, Pulled
 from multihost.jobs import MapJob, Options, StreamJob, Task
-from multihost.reduction import cacheable, dump_function, dump_item
+from multihost.reduction import cacheable, dump_function, dump_item, renew
 from multihost.sources import Items, Receiver, Sink, Source
 from multihost_common.messages import CALL_APPLY
 
@@ -60,6 +61,8 @@ class PoolHandle:
         self.limit = processes or (self.engine.capacity if self.local else 0)
         self.closed = False
         self._streams: OrderedDict[Any, StreamJob] = OrderedDict()
+        #: Functions that have been pickled, so that what they refer to is pickled once.
+        self._tasks: WeakKeyDictionary[Callable[..., Any], Task] = WeakKeyDictionary()
         self._iterators: WeakSet[IMapIterator] = WeakSet()
         # Reentrant: the garbage collector may close a pool in the middle of it.
         self._opening = threading.RLock()
@@ -77,6 +80,8 @@ class PoolHandle:
     def _setup(
         self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], name: str
     ) -> bytes:
+        # Its children see __main__ as it is from now on.
+        renew()
         setup: dict[str, Any] = {
             "sys_path": list(sys.path) if self.local else None,
             "cwd": _cwd() if self.local else None,
@@ -103,10 +108,16 @@ class PoolHandle:
 
     def task(self, function: Callable[..., Any], style: int, about: Callable[..., Any] | None = None) -> Task:
         """The function as it travels. ``about``: whose modules travel along, if not the function's."""
-        content = dump_function(function)
-        code = self._code(about or function, content)
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        return Task(content, digest(content), code, digest(code) if code else b"", style, name)
+        kept = about is None and cacheable(function)
+        known = self._tasks.get(function) if kept else None
+        if known is None:
+            content = dump_function(function)
+            code = self._code(about or function, content)
+            name = getattr(function, "__qualname__", type(function).__qualname__)
+            known = Task(content, digest(content), code, digest(code) if code else b"", style, name)
+            if kept:
+                self._tasks[function] = known
+        return known if known.call == style else replace(known, call=style)
 
     # -- calls
 
