@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import resource
 import signal
 import socket as sockets
 import time
@@ -16,13 +17,22 @@ import zmq
 
 from multihost_broker.config import AddressInUseError, Config
 from multihost_broker.core import Core, CoreConfig
-from multihost_broker.events import Action, Drop, Event, Gone, Note, Received, Send, Tick
+from multihost_broker.events import Event, Gone, Note, Received, Send, Tick
 from multihost_broker.zap import Zap, prove_closed
 from multihost_common.auth import MAX_FRAME, secure_server, unlimited
 from multihost_common.errors import ConfigError, ProtocolError
 from multihost_common.keys import make_keys
-from multihost_common.messages import Bye, Hello, Refused, decode, encode
-from multihost_common.wire import check_address, milliseconds, more_frames, read_monitor, send_frames
+from multihost_common.messages import TEXT, Bye, Hello, Refused, decode, encode
+from multihost_common.wire import (
+    NOBLOCK,
+    SNDMORE,
+    Waiter,
+    check_address,
+    more_frames,
+    read_monitor,
+    readable,
+    send_frames,
+)
 
 log = logging.getLogger("multihost.broker")
 
@@ -31,6 +41,15 @@ BATCH = 1000
 
 #: Versions before this one could be stopped by a peer that has no key.
 OLDEST_LIBZMQ = (4, 3, 5)
+
+#: What the monitor's number of a failed handshake means.
+STRANGERS = {
+    int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): "it expects another broker's key",
+    int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): "it does not encrypt",
+}
+
+#: File descriptors a broker may have: each connection takes one, and the usual limit is 1024.
+DESCRIPTORS = 65_536
 
 Peer = bytes
 
@@ -51,16 +70,16 @@ class Connections:
 
     def read(self) -> None:
         """Take in what the monitor has to tell."""
-        for event, fd in read_monitor(self._monitor):
+        for event, value in read_monitor(self._monitor):
             if event == zmq.EVENT_ACCEPTED:
-                self._end(fd)
-                self._open.add(fd)
+                self._end(value)
+                self._open.add(value)
             elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
-                self._end(fd)
-            elif event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
-                log.warning("a connection was refused: what it sent is no handshake of ours")
-            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                log.warning("a connection was refused: its key is unknown or has expired")
+                self._end(value)
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                log.warning(
+                    "a connection was refused: %s", STRANGERS.get(value, "what it sent is no handshake")
+                )
 
     def _end(self, fd: int) -> None:
         self._open.discard(fd)
@@ -69,26 +88,22 @@ class Connections:
             self._ended.append(peer)
 
     def book(self, peer: Peer, fd: int) -> None:
-        """``peer`` has said HELLO over ``fd``."""
+        """``peer`` speaks over ``fd``."""
         self.read()
         if fd in self._open:
             self._peers[fd] = peer
         else:
             self._ended.append(peer)
 
-    def forget(self, peer: Peer) -> None:
-        """Its session is over, whatever becomes of the connection."""
-        for fd, each in list(self._peers.items()):
-            if each == peer:
-                del self._peers[fd]
-
     def take_ended(self) -> list[Peer]:
         """Peers whose connection has ended since the last call."""
+        if not self._ended:
+            return self._ended
         ended, self._ended = self._ended, []
         return ended
 
     def peers(self) -> list[Peer]:
-        """Everybody who is connected and has said HELLO."""
+        """Everybody who is connected and has been booked."""
         return list(self._peers.values())
 
 
@@ -100,6 +115,7 @@ class Server:
         self._check()
         self.keys = make_keys(self.config.keys)
         self._stopping = False
+        self._deadline: float | None = None
         self._strikes: dict[Peer, deque[float]] = {}
         self._muted: set[Peer] = set()
         self._wake_read, self._wake_write = sockets.socketpair()
@@ -131,9 +147,7 @@ class Server:
             zmq.EVENT_ACCEPTED
             | zmq.EVENT_CLOSED
             | zmq.EVENT_DISCONNECTED
-            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
             | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         )
         self._connections = Connections(self._monitor)
         #: Where it listens, with the port that was picked.
@@ -161,34 +175,37 @@ class Server:
 
     def run(self, ready: Callable[[Server], None] | None = None) -> None:
         """Serve until told to stop; ``ready`` is called once peers can connect."""
-        poller = zmq.Poller()
-        for each in (self._socket, self.zap.socket, self._monitor, self._wake_read):
-            poller.register(each, zmq.POLLIN)
+        waiter = Waiter()
+        handlers = {
+            int(self.zap.socket.fd): self.zap.process,
+            int(self._monitor.fd): self._connections.read,
+            self._wake_read.fileno(): self._read_wake,
+        }
+        for fd in (int(self._socket.fd), *handlers):
+            waiter.watch(fd)
         try:
             if ready is not None:
                 ready(self)
-            more = False
+            # Each is read to its end before its descriptor is waited for.
+            for handle in handlers.values():
+                handle()
             while not self._stopping:
-                poller.poll(0 if more else self._patience())
-                more = self._turn()
+                for fd, _ in waiter.wait(0 if readable(self._socket) else self._patience()):
+                    if fd in handlers:
+                        handlers[fd]()
+                self._turn()
             self._farewell()
         finally:
             self.close()
 
-    def _patience(self) -> int | None:
-        """Milliseconds until the core wants a Tick."""
-        deadline = self.core.deadline()
-        return None if deadline is None else milliseconds(deadline - time.monotonic())
-
-    def _turn(self) -> bool:
-        """One round of the loop; whether messages still wait."""
+    def _read_wake(self) -> None:
         with suppress(BlockingIOError):
             while self._wake_read.recv(4096):
                 pass
-        self.zap.process()
-        self._connections.read()
-        more = self._drain()
-        if not more:
+
+    def _turn(self) -> None:
+        """One round of the loop."""
+        if self._drain():
             # Only now: what a peer sent before it went is heard first.
             for peer in self._connections.take_ended():
                 self._strikes.pop(peer, None)
@@ -197,70 +214,86 @@ class Server:
         deadline = self.core.deadline()
         if deadline is not None and time.monotonic() >= deadline:
             self._tell(Tick())
-        return more
+            deadline = self.core.deadline()
+        self._deadline = deadline
+
+    def _patience(self) -> float | None:
+        """Seconds until the core wants a Tick."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
 
     def _drain(self) -> bool:
-        receive = self._socket.recv
+        """Take what has come; whether that was all."""
+        socket, receive = self._socket, self._socket.recv
         try:
-            for _ in range(BATCH):
-                peer = receive(zmq.NOBLOCK)
-                self._take(peer, receive(zmq.NOBLOCK, copy=False))
+            for number in range(BATCH):
+                # Asking costs half of what an exception does, and most often there is one message.
+                if number == 1 and not readable(socket):
+                    return True
+                peer = receive(NOBLOCK)
+                self._take(peer, receive(NOBLOCK, copy=False))
         except zmq.Again:
-            return False
-        return True
+            return True
+        return False
 
     def _take(self, peer: Peer, header: zmq.Frame) -> None:
         frames = more_frames(self._socket, header)
         if peer in self._muted:
             return
-        role = _role(header)
+        role = self._role(header)
         if role is None:
             log.error("dropped a message without a user id from peer %s", peer.hex())
             return
         try:
             message = decode(frames)
         except ProtocolError as error:
-            self._strike(peer, role, error)
+            self._strike(peer, role, error, header)
             return
         if type(message) is Hello:
-            self._connections.book(peer, int(header.get(zmq.SRCFD)))
+            self._connections.book(peer, _descriptor(header))
         self._tell(Received(peer, role, message))
 
-    def _strike(self, peer: Peer, role: str, error: ProtocolError) -> None:
+    def _role(self, header: zmq.Frame) -> str | None:
+        """The role of who sent this very message, as its token has it; None if nobody vouches for it."""
+        try:
+            return self.zap.roles.get(header.get("User-Id"))  # type: ignore[arg-type]
+        except zmq.ZMQError:
+            return None
+
+    def _strike(self, peer: Peer, role: str, error: ProtocolError, header: zmq.Frame) -> None:
         now = time.monotonic()
-        recent = self._strikes.setdefault(peer, deque(maxlen=self.config.strikes))
+        if peer not in self._strikes:
+            # It need not have said Hello; its end has to be noticed all the same.
+            self._connections.book(peer, _descriptor(header))
+            self._strikes[peer] = deque(maxlen=self.config.strikes)
+        recent = self._strikes[peer]
         recent.append(now)
         log.warning("refused a message of %s %s: %s", role, peer.hex(), error)
-        self._send(peer, Refused(error.code, error.text))
+        self._send(peer, Refused(error.code, error.text[:TEXT]))
         if len(recent) == self.config.strikes and now - recent[0] <= self.config.strike_window:
             log.warning("%s %s is not listened to any more until it connects anew", role, peer.hex())
             self._muted.add(peer)
-            self._connections.forget(peer)
             self._tell(Gone(peer))
 
     # -- actions -------------------------------------------------------------------------------------
 
     def _tell(self, event: Event) -> None:
         for action in self.core.handle(event, time.monotonic()):
-            self._do(action)
-
-    def _do(self, action: Action) -> None:
-        if type(action) is Send:
-            self._send(action.peer, action.message)  # type: ignore[arg-type]
-        elif type(action) is Note:
-            log.log(action.level, "%s", action.text)
-        elif type(action) is Drop:
-            self._connections.forget(action.peer)  # type: ignore[arg-type]
+            if type(action) is Send:
+                self._send(action.peer, action.message)  # type: ignore[arg-type]
+            elif type(action) is Note:
+                log.log(action.level, "%s", action.text)
+            # There is nothing to do for Drop: the end of the connection is the peer's to make.
 
     def _send(self, peer: Peer, message: Any) -> None:
+        frames = encode(message)
         try:
-            self._socket.send(peer, zmq.SNDMORE | zmq.NOBLOCK)
+            self._socket.send(peer, SNDMORE | NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):
                 raise
             # Its Gone follows from the monitor; the core's own books bring back what was lost.
             return
-        send_frames(self._socket, encode(message))
+        send_frames(self._socket, frames)
 
     def _farewell(self) -> None:
         for peer in self._connections.peers():
@@ -292,13 +325,9 @@ class Server:
         self._wake_write.close()
 
 
-def _role(header: zmq.Frame) -> str | None:
-    """The role of who sent this very message, as its token has it; None if nobody vouches for it."""
-    try:
-        user = header.get("User-Id")
-    except (zmq.ZMQError, KeyError):
-        return None
-    return str(user).partition(":")[0] or None
+def _descriptor(header: zmq.Frame) -> int:
+    """The connection that a message came over."""
+    return int(header.get(zmq.SRCFD))
 
 
 def _reachable(address: str) -> str:
@@ -308,6 +337,7 @@ def _reachable(address: str) -> str:
 
 def serve(config: Config) -> None:
     """Run a broker in this process until SIGTERM or SIGINT."""
+    _allow_connections()
     server = Server(config)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     wakeup = signal.set_wakeup_fd(server._wake_write.fileno(), warn_on_full_buffer=False)
@@ -319,6 +349,15 @@ def serve(config: Config) -> None:
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _allow_connections() -> None:
+    """Raise the limit of file descriptors as far as this user may."""
+    with suppress(OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _announce(server: Server) -> None:

@@ -5,6 +5,7 @@ It lives in the broker's own loop: no thread, so nothing to end.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,10 +14,12 @@ from typing import Any
 import zmq
 from zmq.utils import z85
 
-from multihost_common.auth import HandshakeWatch, secure_client
-from multihost_common.errors import AuthError, MultihostError
+from multihost_common.auth import secure_client
+from multihost_common.errors import MultihostError
 from multihost_common.keys import BrokerKey, Token
 from multihost_common.wire import milliseconds, read_monitor
+
+log = logging.getLogger("multihost.broker")
 
 ENDPOINT = "inproc://zeromq.zap.01"
 
@@ -26,7 +29,10 @@ class Zap:
 
     def __init__(self, context: zmq.Context[Any], tokens: Iterable[Token]) -> None:
         self._issued = {token.public.encode(): token for token in tokens}
-        self.refused = 0
+        #: Role of each user id that is attached to messages.
+        self.roles = {token.user: token.role for token in self._issued.values()}
+        #: Whether to log refusals: not the one that the broker provokes itself when it starts.
+        self.watchful = False
         self.socket: zmq.Socket[bytes] = context.socket(zmq.REP)
         self.socket.linger = 0
         self.socket.bind(ENDPOINT)
@@ -44,7 +50,9 @@ class Zap:
         if version == b"1.0" and len(request) == 7 and request[5] == b"CURVE":
             token = self._issued.get(z85.encode(request[6]))
         if token is None or token.expired(time.time()):
-            self.refused += 1
+            if self.watchful:
+                what = f"the token {token.name} has expired" if token else "its key is unknown"
+                log.warning("a connection from %s was refused: %s", request[3].decode(errors="replace"), what)
             return [b"1.0", number, b"400", b"unknown or expired key", b"", b""]
         return [b"1.0", number, b"200", b"OK", token.user.encode(), b""]
 
@@ -70,16 +78,16 @@ def prove_closed(
         )
         try:
             socket.connect(address)
-            refused = _refused(zap, monitor, address, timeout)
+            refused = _refused(zap, monitor, timeout)
         finally:
             socket.disable_monitor()
             monitor.close(0)
+    zap.watchful = True
     if not refused:
         raise MultihostError("this broker does not refuse an unknown key, so it does not start; report a bug")
 
 
-def _refused(zap: Zap, monitor: zmq.Socket[bytes], address: str, timeout: float) -> bool:
-    watch = HandshakeWatch(address)
+def _refused(zap: Zap, monitor: zmq.Socket[bytes], timeout: float) -> bool:
     deadline = time.monotonic() + timeout
     poller = zmq.Poller()
     poller.register(monitor, zmq.POLLIN)
@@ -88,8 +96,6 @@ def _refused(zap: Zap, monitor: zmq.Socket[bytes], address: str, timeout: float)
         poller.poll(milliseconds(left))
         zap.process()
         for event, _ in read_monitor(monitor):
-            if isinstance(watch.told(event), AuthError):
-                return True
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                return False
+            if event in (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_SUCCEEDED):
+                return event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
     return False

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import zmq
 
-from multihost_common.errors import AuthError, ConfigError, MultihostError
+from multihost_common.errors import AuthError, BrokerLostError, ConfigError, MultihostError
 from multihost_common.keys import BrokerKey, Token
+from multihost_common.probe import BROKER, OTHER, OTHER_ZMQ, WEB
 
 #: Ties the broker's socket to its ZAP handler; without a domain libzmq may skip the handler.
 ZAP_DOMAIN = b"multihost"
@@ -19,9 +20,12 @@ HANDSHAKE_MS = 5000
 #: Bytes of one frame. The lengths inside a block are 32-bit numbers.
 MAX_FRAME = 0xFFFF_FFFF
 
-#: A wrong server key shows only as a handshake that ends without a word and is tried again. One such
-#: end can be a broker that is going down, so it has to happen more than once.
+#: A wrong server key shows only as a connection that the broker closes at once, and it is tried again.
+#: One such end can be a broker that is going down, so it has to happen more than once.
 SILENT_FAILURES = 3
+
+#: Seconds from the connection to its end that count as "at once"; later it is a handshake that timed out.
+AT_ONCE = 3.0
 
 
 def secure_client(socket: zmq.Socket[bytes], token: Token) -> None:
@@ -56,28 +60,71 @@ class HandshakeWatch:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._silent = 0
+        self._connected = 0.0
+        self._welcome = False
+        #: Handshakes in a row that the other end broke off without a word.
+        self.broken_off = 0
         #: Whether a TCP connection was ever made.
         self.reached = False
+        #: Whether libzmq has given up: what answered does not speak its protocol.
+        self.given_up = False
 
-    def told(self, event: int) -> MultihostError | None:
+    def told(self, event: int, now: float) -> MultihostError | None:
         """Note an event; the error it amounts to, if any."""
-        where = self._address
         if event == zmq.EVENT_CONNECTED:
-            self.reached = True
+            self.reached, self.given_up = True, False
+            self._connected, self._welcome = now, False
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._silent = 0
+            self.broken_off = 0
+            self._welcome = True
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             return AuthError(
-                f"the broker at {where} does not accept this token; copy a current token from its keys"
+                f"the broker at {self._address} does not accept this token;"
+                " copy a current token from its keys"
             )
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-            return AuthError(f"what answers at {where} is not a multihost broker; check host and port")
+            return self._stranger("another ZeroMQ program")
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            self._silent += 1
-            if self._silent >= SILENT_FAILURES:
-                return AuthError(
-                    f"what answers at {where} is not the broker this token is for (server key mismatch);"
-                    " copy a token from that broker's keys"
-                )
+            self._welcome = True
+            if now - self._connected < AT_ONCE:
+                self.broken_off += 1
+        elif event == zmq.EVENT_DISCONNECTED and not self._welcome:
+            # The end of a connection whose handshake neither succeeded nor failed: it is not tried again.
+            self.given_up = True
         return None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is worth while to look at what answers there."""
+        return self.given_up or self.broken_off >= SILENT_FAILURES
+
+    def judge(self, found: int) -> MultihostError | None:
+        """The error that ``found``, what a probe has found at the address, amounts to, if any."""
+        if found == BROKER and self.broken_off >= SILENT_FAILURES:
+            return AuthError(
+                f"what answers at {self._address} is not the broker this token is for (server key mismatch);"
+                " copy a token from that broker's keys"
+            )
+        if found in (WEB, OTHER, OTHER_ZMQ):
+            kinds = {WEB: "a web server", OTHER_ZMQ: "another ZeroMQ program", OTHER: "another service"}
+            return self._stranger(kinds[found])
+        return None
+
+    def _stranger(self, what: str) -> MultihostError:
+        return ConfigError(f"{self._address} is {what}, not a multihost broker; correct the host or the port")
+
+    def no_answer(self, timeout: float) -> BrokerLostError:
+        """The error for a handshake that came to nothing within ``timeout`` seconds."""
+        where = self._address
+        if not self.reached:
+            return BrokerLostError(
+                f"no broker answers at {where}; start one with 'multihost broker', or correct the address"
+            )
+        if self.broken_off:
+            return BrokerLostError(
+                f"{where} takes connections and closes them at once; see whether a broker runs behind it"
+            )
+        return BrokerLostError(
+            f"{where} took the connection but did not answer within {timeout:g} s;"
+            " see whether the broker is busy or stopped"
+        )

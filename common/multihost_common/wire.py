@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import struct
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from multihost_common.errors import (
 )
 from multihost_common.keys import Token
 from multihost_common.messages import Bye, Hello, Message, Refused, Welcome, decode, encode
+from multihost_common.probe import PROBE_TIMEOUT, probe
 
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
@@ -40,6 +42,17 @@ LINGER = 1.0
 
 CONNECTED, DISCONNECTED = "connected", "disconnected"
 
+# Plain numbers: arithmetic on pyzmq's enums costs more than sending.
+SNDMORE, NOBLOCK = int(zmq.SNDMORE), int(zmq.NOBLOCK)
+EVENTS, READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
+
+#: Milliseconds to connect, and for the handshake, before the next attempt: a host that was cut off is
+#: found again soon.
+CONNECT_MS, HANDSHAKE_MS = 5000, 10_000
+
+#: Seconds into a handshake, and between two looks at who answers there.
+DOUBT = 1.0
+
 _MONITORED = (
     zmq.EVENT_CONNECTED
     | zmq.EVENT_DISCONNECTED
@@ -50,27 +63,31 @@ _MONITORED = (
 )
 
 
-def send_frames(socket: Socket, frames: Sequence[Frame], flags: int = 0) -> None:
+def send_frames(socket: Socket, frames: Sequence[Frame], flags: int = NOBLOCK) -> None:
     """Send ``frames`` as one message."""
     last = len(frames) - 1
-    for number, frame in enumerate(frames):
-        more = zmq.SNDMORE if number < last else 0
-        socket.send(frame, flags | more, copy=len(frame) < NO_COPY_BYTES)
+    for frame in frames[:last]:
+        socket.send(frame, flags | SNDMORE, copy=len(frame) < NO_COPY_BYTES)
+    frame = frames[last]
+    socket.send(frame, flags, copy=len(frame) < NO_COPY_BYTES)
 
 
 def more_frames(socket: Socket, first: zmq.Frame) -> list[Frame]:
     """The frames of the message that begins with ``first``; large ones as views of ZeroMQ's memory."""
-    frames = [_content(first)]
+    frames: list[Frame] = [first.bytes if len(first) < NO_COPY_BYTES else first.buffer]
     part = first
     while part.more:
         # The frames of a message arrive together: this does not block.
-        part = socket.recv(zmq.NOBLOCK, copy=False)
-        frames.append(_content(part))
+        part = socket.recv(NOBLOCK, copy=False)
+        frames.append(part.bytes if len(part) < NO_COPY_BYTES else part.buffer)
     return frames
 
 
-def _content(frame: zmq.Frame) -> Frame:
-    return frame.bytes if len(frame) < NO_COPY_BYTES else frame.buffer
+def readable(socket: Socket) -> bool:
+    """Whether a message has come. To be asked after anything was sent, before waiting for the
+    descriptor: sending takes in notices of arrival, and the descriptor tells each only once."""
+    events: int = socket.get(EVENTS)  # type: ignore[assignment]
+    return bool(events & READABLE)
 
 
 def nbytes(frames: Sequence[Frame]) -> int:
@@ -93,8 +110,8 @@ def read_monitor(monitor: Socket) -> list[tuple[int, int]]:
     told = []
     with suppress(zmq.Again):
         while True:
-            head = monitor.recv(zmq.NOBLOCK)
-            monitor.recv(zmq.NOBLOCK)
+            head = monitor.recv(NOBLOCK)
+            monitor.recv(NOBLOCK)
             event, value = struct.unpack("=hi", head)
             told.append((event & 0xFFFF, value))
     return told
@@ -105,11 +122,33 @@ def milliseconds(seconds: float) -> int:
     return max(0, math.ceil(seconds * 1000))
 
 
+class Waiter:
+    """Waits for file descriptors: ``select.poll`` with a time in seconds.
+
+    ``zmq.Poller`` costs several times as much, asks each of its sockets twice in a turn, and counts
+    its events differently. Here a ZeroMQ socket is its descriptor, with the rule of :func:`readable`.
+    """
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+
+    def watch(self, fd: int, events: int = select.POLLIN) -> None:
+        """Wait for these events of ``fd`` from now on; 0: for none any more."""
+        if events:
+            self._poll.register(fd, events)
+        else:
+            self._poll.unregister(fd)
+
+    def wait(self, seconds: float | None) -> list[tuple[int, int]]:
+        """(descriptor, events) of all that are ready, at the latest after ``seconds``."""
+        return self._poll.poll(None if seconds is None else milliseconds(seconds))
+
+
 class Dealer:
     """The dialling end of a connection to a broker, for one thread at a time.
 
-    Register ``socket`` and ``monitor`` with a ``zmq.Poller``; when either is readable, call
-    :meth:`receive` and :meth:`signals`. ZeroMQ dials again by itself for ever, but the broker knows a
+    Register ``socket`` and ``monitor`` with a ``zmq.Poller``, or watch ``fds``; when either is readable,
+    call :meth:`receive` and :meth:`signals`. ZeroMQ dials again by itself for ever, but the broker knows a
     new connection only by a new HELLO: the owner sends one for every ``CONNECTED`` signal.
     """
 
@@ -140,10 +179,13 @@ class Dealer:
             socket.tcp_keepalive = 1
             # What waits while nobody is connected would reach the next broker before our HELLO.
             socket.immediate = True
+            socket.connect_timeout, socket.handshake_ivl = CONNECT_MS, HANDSHAKE_MS
             self.monitor: Socket = socket.get_monitor_socket(_MONITORED)
             socket.connect(self.address)
         except zmq.ZMQError as error:
             raise ConfigError(f"the address {self.address!r} cannot be used: {error.strerror}") from None
+        #: Descriptors of messages and of signals, for a :class:`Waiter`.
+        self.fds = (int(socket.fd), int(self.monitor.fd))
 
     def register(self, poller: zmq.Poller) -> None:
         """Watch both sockets with ``poller``."""
@@ -165,32 +207,38 @@ class Dealer:
             )
         try:
             try:
-                send_frames(self.socket, frames, zmq.NOBLOCK)
+                send_frames(self.socket, frames)
             except zmq.Again:
                 # Asking for the events makes ZeroMQ see a connection that has only just been made.
-                self.socket.get(zmq.EVENTS)
-                send_frames(self.socket, frames, zmq.NOBLOCK)
+                self.socket.get(EVENTS)
+                send_frames(self.socket, frames)
         except zmq.Again:
             raise BrokerLostError(f"there is no connection to the broker at {self.address}") from None
 
     def receive(self, limit: int = 0) -> list[Message]:
         """Everything that has come (``limit``: at most so many messages), without waiting."""
         messages: list[Message] = []
-        receive = self.socket.recv
+        receive, socket = self.socket.recv, self.socket
         with suppress(zmq.Again):
-            while not limit or len(messages) < limit:
-                first = receive(zmq.NOBLOCK, copy=False)
-                messages.append(decode(more_frames(self.socket, first)))
+            while True:
+                messages.append(decode(more_frames(socket, receive(NOBLOCK, copy=False))))
+                # Asking costs half of what an exception does, and most often there is one message.
+                if len(messages) == limit or (len(messages) == 1 and not readable(socket)):
+                    break
         return messages
+
+    def pending(self) -> bool:
+        """Whether a message has come; to be asked before each wait for ``fds``."""
+        return readable(self.socket)
 
     def signals(self) -> list[str]:
         """``CONNECTED`` and ``DISCONNECTED``, in order, since the last call.
 
-        Raises AuthError once the broker, or what answers in its place, has refused the token.
+        Raises AuthError once the broker has refused the token, ConfigError if it is no broker.
         """
         signals = []
         for event, _ in read_monitor(self.monitor):
-            self._failure = self._watch.told(event) or self._failure
+            self._failure = self._watch.told(event, time.monotonic()) or self._failure
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 signals.append(CONNECTED)
             elif event == zmq.EVENT_DISCONNECTED:
@@ -199,23 +247,54 @@ class Dealer:
             raise self._failure
         return signals
 
+    @property
+    def given_up(self) -> bool:
+        """Whether ZeroMQ does not dial any more: what answered does not speak its protocol."""
+        return self._watch.given_up
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is time to :meth:`diagnose`."""
+        return self._watch.doubtful
+
+    def diagnose(self, timeout: float = PROBE_TIMEOUT) -> None:
+        """Look at what answers at the address, for ``timeout`` seconds at most.
+
+        Raises AuthError or ConfigError if that is not, and will not become, the broker of the token.
+        """
+        failure = self._watch.judge(probe(self.address, timeout))
+        if failure is not None:
+            raise failure
+
     def handshake(self, hello: Hello, timeout: float = 5.0) -> Welcome:
         """Connect, say ``hello``, and wait for the broker's answer.
 
-        Raises AuthError (token, server key), HandshakeError (refused) or BrokerLostError (no answer).
+        Raises AuthError (token, server key), HandshakeError (refused), ConfigError (not a broker) or
+        BrokerLostError (no answer).
         """
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
+        deadline, doubt = began + timeout, began + min(DOUBT, timeout / 2)
         poller = zmq.Poller()
         self.register(poller)
+        connected = looked = False
         while True:
-            poller.poll(milliseconds(deadline - time.monotonic()))
+            poller.poll(milliseconds(min(deadline, doubt) - time.monotonic()))
             if CONNECTED in self.signals():
-                self.send(hello)
+                connected = True
+                # If it has ended already, the next one follows.
+                with suppress(BrokerLostError):
+                    self.send(hello)
             welcome = self._answer()
             if welcome is not None:
                 return welcome
-            if time.monotonic() >= deadline:
-                raise self._no_answer(timeout)
+            now = time.monotonic()
+            if now >= deadline:
+                raise self._watch.no_answer(timeout)
+            if now >= doubt or (self.doubtful and not looked):
+                doubt = now + 2 * DOUBT
+                looked = self._watch.reached and not connected
+                if looked:
+                    self.diagnose(min(PROBE_TIMEOUT, deadline - now))
 
     def _answer(self) -> Welcome | None:
         """The Welcome, if it has come; nothing behind it is taken."""
@@ -232,16 +311,6 @@ class Dealer:
     def welcomed(self, welcome: Welcome) -> None:
         """Heed the limits in the broker's Welcome."""
         self.max_frame = welcome.max_frame
-
-    def _no_answer(self, timeout: float) -> BrokerLostError:
-        if self._watch.reached:
-            return BrokerLostError(
-                f"{self.address} took the connection but did not answer within {timeout:g} s;"
-                " see whether the broker is busy or stopped"
-            )
-        return BrokerLostError(
-            f"no broker answers at {self.address}; start one with 'multihost broker', or correct the address"
-        )
 
     def close(self, linger: float = LINGER) -> None:
         """Let go of the connection; what was sent last gets ``linger`` seconds to leave.
