@@ -98,7 +98,8 @@ class Driver:
         self.capacity = 0
         self._mutex = threading.Lock()
         self._inbox: deque[Callable[[], None]] = deque()
-        self._poked: set[Job] = set()
+        #: In the order in which they were poked: who asked first is served first.
+        self._poked: dict[Job, None] = {}
         self._jobs: dict[int, Job] = {}
         self._limits: dict[int, int] = {}
         self._closed_pools: dict[int, Completion] = {}
@@ -223,14 +224,14 @@ class Driver:
             self._jobs[job.id] = job
             for message in job.open():
                 self._send(message)
-            self._poked.add(job)
+            self._poked[job] = None
 
         self._do(begin)
 
     def poke(self, job: Job, kick: bool = True) -> None:
         """The job has more input, or room in its window. ``kick`` False: the caller waits next."""
         if job not in self._poked:
-            self._poked.add(job)
+            self._poked[job] = None
             if kick:
                 self._kick()
 
@@ -339,9 +340,9 @@ class Driver:
         for job in list(self._poked):
             # A stream whose calls are all answered has nothing to send. Taken out before it is looked
             # at: whoever submits a call meanwhile then pokes anew.
-            self._poked.discard(job)
+            self._poked.pop(job, None)
             if not job.idle():
-                self._poked.add(job)
+                self._poked[job] = None
         if self._inbox or self._poked or self._waiters or (done and self._busy()):
             self._ensure_thread()
             self._unpark()
@@ -433,14 +434,14 @@ class Driver:
         """Let every job that was poked send more. True: some have still more to send."""
         more = False
         for job in list(self._poked):
-            self._poked.discard(job)
+            self._poked.pop(job, None)
             if job.id not in self._jobs:
                 continue
             messages = job.produce()
             for message in messages:
                 self._send(message)
             if messages:
-                self._poked.add(job)
+                self._poked[job] = None
                 more = True
             elif job.over:
                 self._forget(job)
@@ -460,7 +461,7 @@ class Driver:
                 if job.over:
                     self._forget(job)
                 else:
-                    self._poked.add(job)
+                    self._poked[job] = None
         elif isinstance(message, m.PoolClosed):
             self._pool_has_closed(message.pool)
         elif isinstance(message, m.PoolBroken):
@@ -500,7 +501,7 @@ class Driver:
         self.capacity = slots
         for job in self._jobs.values():
             job.capacity = self._capacity_of(job)
-            self._poked.add(job)
+            self._poked[job] = None
 
     def _capacity_of(self, job: Job) -> int:
         limit = self._limits.get(job.pool, 0)
@@ -508,7 +509,7 @@ class Driver:
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop(job.id, None)
-        self._poked.discard(job)
+        self._poked.pop(job, None)
 
     def _abort(self, jobs: list[Job], error: BaseException) -> None:
         for job in jobs:

@@ -173,6 +173,15 @@ def _make(address: str) -> Engine:
     return made
 
 
+def close_engines() -> None:
+    """End all engines of this process, and with them their pools; the next pool makes a new one."""
+    with _making:
+        engines = list(_engines.values())
+        _engines.clear()
+    for engine in engines:
+        engine.close()
+
+
 def forget_engines() -> None:
     """Drop all engines without touching them: they belong to the parent of this forked process."""
     global _making
