@@ -1,14 +1,10 @@
-"""Real child processes without cores: a test does the actions itself and looks at the events.
-
-Also the functions that the children run; they are imported there, so this module is light.
-"""
+"""Real child processes without cores: a test does the actions itself and looks at the events."""
 
 from __future__ import annotations
 
 import gc
 import os
 import pickle
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +21,9 @@ from multihost_worker.events import (
     ChildResult,
     Define,
     Event,
+    Inspect,
     KillChild,
+    Progress,
     Reclaim,
     Reclaimed,
     Run,
@@ -141,6 +139,16 @@ class Nursery:
                 answers[item] = answer
         return answers
 
+    def running(self, child: int = 1, position: int = 0) -> Progress:
+        """What the child runs, once it has come to ``position``."""
+
+        def runs() -> bool:
+            self.children.do(Inspect(child))
+            return self.found(Progress, child)[-1].position >= position
+
+        self.until(runs)
+        return self.found(Progress, child)[-1]
+
     def results(self, child: int | None = None, job: int = 1) -> list[ChildResult]:
         return [each for each in self.found(ChildResult, child) if each.job == job]
 
@@ -211,303 +219,3 @@ def nothing_left() -> Iterator[None]:
     gc.collect()
     assert open_files() == files
     assert descendants() == processes
-
-
-# -- what children run -------------------------------------------------------------------------------
-
-
-def same(item: Any) -> Any:
-    return item
-
-
-def double(item: int) -> int:
-    return 2 * item
-
-
-def nap(seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
-
-
-def touch(path: str) -> str:
-    Path(path).write_text(str(os.getpid()))
-    return path
-
-
-def touch_and_nap(path: str) -> None:
-    touch(path)
-    time.sleep(600)
-
-
-def append_line(job: tuple[str, int]) -> int:
-    """Note that this item ran, in one write."""
-    path, item = job
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, f"{item}\n".encode())
-    os.close(fd)
-    return item
-
-
-def os_exit(status: int) -> None:
-    os._exit(status)
-
-
-def kill_self(number: int) -> None:
-    os.kill(os.getpid(), number)
-    time.sleep(600)
-
-
-def raise_it(error: BaseException) -> None:
-    raise error
-
-
-def sys_exit(status: object) -> None:
-    sys.exit(status)  # type: ignore[arg-type]
-
-
-def remainder(number: int, by: int) -> int:
-    return number % by
-
-
-def add_one(array: Any) -> Any:
-    return array + 1
-
-
-def second_half(array: Any) -> Any:
-    return array[len(array) // 2 :]
-
-
-def filled(number: int) -> Any:
-    import numpy
-
-    return numpy.full(10_000, number)
-
-
-def filled_or_die(number: int) -> Any:
-    if number < 0:
-        os.kill(os.getpid(), 9)
-    return filled(number)
-
-
-_kept: list[Any] = []
-
-
-def keep(item: Any) -> None:
-    _kept.append(item)
-
-
-def kept(_: object) -> list[int]:
-    assert all((array == array[0]).all() for array in _kept)
-    return [int(array[0]) for array in _kept]
-
-
-def wait_for_file(path: str) -> str:
-    while path and not Path(path).exists():
-        time.sleep(0.005)
-    return path
-
-
-def raise_if_error(item: object) -> object:
-    if isinstance(item, BaseException):
-        raise item
-    return item
-
-
-_times: dict[str, int] = {}
-
-
-def third_time(name: str) -> int:
-    """Works the third time."""
-    _times[name] = _times.get(name, 0) + 1
-    if _times[name] < 3:
-        raise LookupError(_times[name])
-    return _times[name]
-
-
-class TwoArgumentsError(Exception):
-    """Pickles, and fails at the far end."""
-
-    def __init__(self, one: int, two: int) -> None:
-        super().__init__(f"{one} and {two}")
-
-
-class BadReduce:
-    def __reduce__(self) -> Any:
-        raise ZeroDivisionError
-
-
-class ExitReduce:
-    def __reduce__(self) -> Any:
-        raise SystemExit(1)
-
-
-class BadRepr(BadReduce):
-    def __repr__(self) -> str:
-        return str(1 // 0)
-
-
-class FailsToLoad:
-    def __reduce__(self) -> Any:
-        return fail_to_load, ()
-
-
-class FailsToLoadFunction(FailsToLoad):
-    def __call__(self) -> None:
-        """Never reached."""
-
-
-def fail_to_load() -> None:
-    raise LookupError("it cannot be loaded")
-
-
-def misbehave(name: str) -> Any:
-    if name == "LocalError":
-
-        class LocalError(Exception):
-            def __reduce__(self) -> Any:
-                raise TypeError("never")
-
-        raise LocalError("of a class that nobody can import")
-    if name == "TwoArgumentsError":
-        raise TwoArgumentsError(1, 2)
-    if name == "lock":
-        import threading
-
-        return threading.Lock()
-    return globals()[name]() if name else name
-
-
-_ticks: list[int] = []
-
-
-def ticking(item: int) -> int:
-    """A timer whose handler raises wherever the child is, some times."""
-    import signal
-
-    def handler(*_: object) -> None:
-        _ticks.append(1)
-        if len(_ticks) >= 200:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        if running_items():
-            raise TimeoutError
-
-    if not _ticks:
-        _ticks.append(0)
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.00037)
-    return item
-
-
-def running_items() -> bool:
-    """Is the interrupted frame, or the one that called it, the loop over items?"""
-    frame: Any = sys._getframe(2)
-    return frame is not None and frame.f_code.co_name in ("_singles", "_items", "ticking")
-
-
-_remembered: tuple[Any, ...] = ()
-
-
-def remember(*args: Any) -> None:
-    global _remembered
-    _remembered = args
-
-
-def surroundings(module: str) -> dict[str, Any]:
-    from multiprocessing.process import current_process
-
-    return {
-        "cwd": os.getcwd(),
-        "environ": dict(os.environ),
-        "argv": sys.argv,
-        "name": current_process().name,
-        "initialized": _remembered,
-        "module": __import__(module).value,
-        "stdin": sys.stdin.read(),
-    }
-
-
-def say(texts: tuple[str, str]) -> None:
-    print(texts[0], end="")
-    print(texts[1], end="", file=sys.stderr)
-
-
-def echo(text: str) -> None:
-    import subprocess
-
-    subprocess.run(["echo", text], check=True)
-
-
-def last_words(text: str) -> None:
-    print(text, end="", file=sys.stderr, flush=True)
-    os._exit(9)
-
-
-def print_for_ever(_: object) -> None:
-    while True:
-        os.write(1, b"x" * 65_536)
-
-
-def close_all(_: object) -> None:
-    os.closerange(3, 1000)
-
-
-def kill_group(_: object) -> None:
-    os.killpg(0, 9)
-
-
-def large_then_die(seconds: float) -> Any:
-    """Dies while what it has returned is being pickled."""
-
-    class Deadly:
-        def __reduce__(self) -> Any:
-            os.kill(os.getpid(), 9)
-
-    return [b"a" * (16 << 20), Deadly()]
-
-
-def leave_behind(folder: str) -> None:
-    import atexit
-    import threading
-
-    if not _kept:
-        _kept.append(folder)
-        atexit.register(touch, f"{folder}/atexit")
-        threading.Thread(target=lambda: (time.sleep(0.3), touch(f"{folder}/thread"))).start()
-
-
-def start_daemon(seconds: float) -> None:
-    import threading
-
-    threading.Thread(target=time.sleep, args=(seconds,), daemon=True).start()
-
-
-def spawn_and_tell(_: object) -> int:
-    import subprocess
-
-    return subprocess.Popen(["sleep", "600"]).pid
-
-
-def spawn_and_nap(seconds: float) -> None:
-    spawn_and_tell(0)
-    time.sleep(seconds)
-
-
-def scribble(_: object) -> None:
-    """What some C library might do that closes a descriptor twice."""
-    import stat
-
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        try:
-            if fd > 2 and stat.S_ISSOCK(os.fstat(fd).st_mode):
-                os.write(fd, (20).to_bytes(8, "little") + b"\xff" * 20)
-        except OSError:
-            continue
-    time.sleep(600)
-
-
-def long_sum(_: object) -> int:
-    """One call into C that takes longer than any test, and never lets go of the interpreter."""
-    import itertools
-
-    return sum(itertools.repeat(1, 1 << 50))

@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from socket import socketpair
 
 import pytest
@@ -20,6 +21,12 @@ from multihost_worker.segments import LIMIT, Mappings, Segments, allotment
 MIB = 1 << 20
 
 
+def forget(end: Link, number: int) -> None:
+    """A segment was dropped: what agent and child each do."""
+    end.known.discard(number)
+    end.dropping.append(number)
+
+
 class Ends:
     """A link's two ends; the left one queues, as the agent's does, the right one too."""
 
@@ -29,11 +36,8 @@ class Ends:
             each.setblocking(False)
         self.left = Link(left, Segments(keep), views)
         self.right = Link(right, Segments(keep), views)
-        for end in (self.left, self.right):
-            end.segments.dropped = lambda number, end=end: (  # type: ignore[misc]
-                end.known.discard(number),
-                end.dropping.append(number),
-            )
+        self.left.segments.dropped = partial(forget, self.left)
+        self.right.segments.dropped = partial(forget, self.right)
 
     def send(self, *frames: object, back: bool = False) -> list[memoryview]:
         """Send to the right, or back; answers the frames as they arrive."""
@@ -80,7 +84,7 @@ def test_any_mix_of_frames_arrives_in_order(sizes: list[list[int]], random: obje
     sent = [[bytes([len(group) + at & 255]) * size for at, size in enumerate(group)] for group in sizes]
     for group in sent:
         ends.left.send(RUN, (len(group),), group)
-    arrived = []
+    arrived: list[list[bytes]] = []
     while len(arrived) < len(sent):
         message = ends.right.next()
         if message is None:
