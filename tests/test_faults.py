@@ -89,13 +89,17 @@ class Schedule:
                 cluster.say(m.Cancel(job, 0, 0, True))
             else:
                 start = random.randrange(self.sizes[job])
-                cluster.say(m.Cancel(job, start, random.randint(1, 20), random.random() < 0.5))
+                # With the child that is killed goes what it has run and not sent yet.
+                kill = "kill" in self.faults and random.random() < 0.5
+                cluster.say(m.Cancel(job, start, random.randint(1, 20), kill))
         elif host is None or host.cut:
             return
         elif fault == "crash":
             host.crash()
         elif fault == "drain":
-            host.tell(ae.Stop())
+            if not host.core.books.draining:
+                # The second time would be a hurry.
+                host.tell(ae.Stop())
         elif fault == "hurry":
             host.tell(ae.Stop())
             host.tell(ae.Stop())
