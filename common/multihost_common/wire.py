@@ -84,8 +84,8 @@ def more_frames(socket: Socket, first: zmq.Frame) -> list[Frame]:
 
 
 def readable(socket: Socket) -> bool:
-    """Whether a message has come. To be asked after anything was sent, before waiting for the
-    descriptor: sending takes in notices of arrival, and the descriptor tells each only once."""
+    """Whether a message has come. To be asked before each wait for the descriptor: it tells of what
+    comes to an empty socket, once, and to send takes in what it would tell."""
     events: int = socket.get(EVENTS)  # type: ignore[assignment]
     return bool(events & READABLE)
 

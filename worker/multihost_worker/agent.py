@@ -14,13 +14,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-import zmq
 from multihost_common.cpus import available_cpus, thread_limits
-
 from multihost_common.errors import BrokerLostError, HandshakeError, ProtocolError
 from multihost_common.keys import Token
 from multihost_common.messages import PROTOCOL_VERSION, WORKER, Hello, Message, Refused, Welcome
-from multihost_common.wire import CONNECTED, Dealer, milliseconds
+from multihost_common.wire import CONNECTED, Dealer, Waiter
 from multihost_worker.children import Children
 from multihost_worker.core import Core, CoreConfig
 from multihost_worker.events import (
@@ -41,6 +39,13 @@ log = logging.getLogger("multihost.worker")
 
 #: Seconds without a word from the broker, which beats every second, after which the agent dials anew.
 SILENT = 10.0
+
+#: Seconds without a broker after which the log says so, and again and again.
+PATIENCE = 5.0
+REMIND = 60.0
+
+#: Seconds between two looks at what answers in place of the broker.
+LOOK = 10.0
 
 #: Seconds between two looks at the children's memory, and two notes for ``multihost health``.
 PULSE = 1.0
@@ -85,12 +90,15 @@ class Agent:
         self._stops = 0
         self._events: deque[Event] = deque()
         self._heard = time.monotonic()
+        #: When Hello was said over the present connection; 0.0: it was not.
+        self._greeted = 0.0
         self._pulse_at = 0.0
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        self._poller = zmq.Poller()
-        self._poller.register(self._wake_read, zmq.POLLIN)
+        self._waiter = Waiter()
+        self._wake_fd = self._wake_read.fileno()
+        self._waiter.watch(self._wake_fd)
         self._private = PrivateDir()
         self._printer = Printer(self._send, self.host, time.monotonic)
         self._children = Children(
@@ -98,16 +106,19 @@ class Agent:
             capture=self._printer,
             private_dir=self._private.path,
             env=thread_limits(max(1, cpus // self.slots)),
-            watch=self._watch,
+            watch=self._waiter.watch,
         )
-        self._dealer = Dealer(config.address, config.token)
-        self._dealer.register(self._poller)
+        self._remind_at = self._heard + PATIENCE
+        self._look_at = self._heard
+        self._dial()
 
-    def _watch(self, fd: int, events: int) -> None:
-        if events:
-            self._poller.register(fd, events)
-        else:
-            self._poller.unregister(fd)
+    def _dial(self) -> None:
+        self._dealer = Dealer(self.config.address, self.config.token)
+        self._signals_fd = self._dealer.fds[1]
+        for fd in self._dealer.fds:
+            self._waiter.watch(fd)
+        # A socket tells of news only once it has been found empty.
+        self._read_signals()
 
     # -- the loop ------------------------------------------------------------------------------------
 
@@ -123,12 +134,15 @@ class Agent:
             self.close()
 
     def _turn(self) -> None:
-        ready = dict(self._poller.poll(milliseconds(self._wake_at() - time.monotonic())))
-        self._read_wake()
-        self._read_dealer()
-        for fd, mask in ready.items():
-            if isinstance(fd, int):
+        # What comes while a descriptor is handled is found here, or wakes the next wait.
+        for fd, mask in self._waiter.wait(0 if self._dealer.pending() else self._patience()):
+            if fd == self._wake_fd:
+                self._read_wake()
+            elif fd == self._signals_fd:
+                self._read_signals()
+            elif fd not in self._dealer.fds:
                 self._children.process(fd, mask)
+        self._read_messages()
         now = time.monotonic()
         deadline = self.core.deadline()
         if deadline is not None and now >= deadline:
@@ -137,9 +151,10 @@ class Agent:
             self._pulse(now)
         self._handle_all()
 
-    def _wake_at(self) -> float:
+    def _patience(self) -> float:
         deadline = self.core.deadline()
-        return self._pulse_at if deadline is None else min(deadline, self._pulse_at)
+        wake_at = self._pulse_at if deadline is None else min(deadline, self._pulse_at)
+        return wake_at - time.monotonic()
 
     def _pulse(self, now: float) -> None:
         self._pulse_at = now + PULSE
@@ -154,8 +169,24 @@ class Agent:
         self._printer.sweep()
         if self.config.max_memory:
             self._children.sample()
-        if self._registered and now - self._heard > SILENT:
+        if not self._registered:
+            self._unregistered(now)
+        elif now - self._heard > SILENT:
             log.warning("the broker has been silent for %d s; connecting anew", SILENT)
+            self._redial()
+
+    def _unregistered(self, now: float) -> None:
+        """Nobody has welcomed this agent yet, or any more: it tries on, unless that is in vain."""
+        if now >= self._remind_at:
+            self._remind_at = now + REMIND
+            log.warning("no broker answers at %s; still trying", self._dealer.address)
+        if self._dealer.doubtful and now >= self._look_at:
+            self._look_at = now + LOOK
+            self._dealer.diagnose()
+            if self._dealer.given_up:
+                self._redial()
+        elif self._greeted and now - self._greeted > SILENT:
+            # The broker has this agent's Hello, or not; it does not answer over this connection.
             self._redial()
 
     def _handle_all(self) -> None:
@@ -180,13 +211,19 @@ class Agent:
         with suppress(BrokerLostError):
             self._dealer.send(message)
 
-    def _read_dealer(self) -> None:
+    def _read_signals(self) -> None:
         for each in self._dealer.signals():
             if each == CONNECTED:
-                self._heard = time.monotonic()
-                self._send(self._hello())
+                self._greet()
             else:
+                self._greeted = 0.0
                 self._lost("the connection to the broker is lost; trying again")
+
+    def _greet(self) -> None:
+        self._heard = self._greeted = time.monotonic()
+        self._send(self._hello())
+
+    def _read_messages(self) -> None:
         try:
             messages = self._dealer.receive(BATCH)
         except ProtocolError as error:
@@ -195,11 +232,11 @@ class Agent:
             return
         if messages:
             self._heard = time.monotonic()
-        for message in messages:
-            self._take(message)
+            for message in messages:
+                self._take(message)
 
     def _take(self, message: Message) -> None:
-        if isinstance(message, Welcome):
+        if type(message) is Welcome:
             self._dealer.welcomed(message)
             self._registered = True
             self._pulse_at = 0.0
@@ -207,15 +244,17 @@ class Agent:
             self._events.append(Connected())
             if self._ready is not None:
                 self._ready(self)
-        elif isinstance(message, Refused):
+        elif type(message) is Refused:
             self._refused(message)
         elif self._registered:
             self._events.append(Received(message))
 
     def _refused(self, refused: Refused) -> None:
         if refused.reason == "E_HELLO":
-            self._lost("the broker does not know this worker any more; registering again")
-            self._send(self._hello())
+            # Each message on its way is refused; the first refusal is answered.
+            if self._registered:
+                self._lost("the broker does not know this worker any more; registering again")
+                self._greet()
         elif not self._registered:
             raise HandshakeError(refused.text)
         else:
@@ -237,16 +276,17 @@ class Agent:
         if self._registered:
             self._registered = False
             self._pulse_at = 0.0
+            self._remind_at = time.monotonic() + PATIENCE
             log.warning("%s", text)
             self._events.append(Disconnected())
 
     def _redial(self) -> None:
         self._lost("the session with the broker is over")
-        self._dealer.unregister(self._poller)
+        for fd in self._dealer.fds:
+            self._waiter.watch(fd, 0)
         self._dealer.close(0)
-        self._dealer = Dealer(self.config.address, self.config.token)
-        self._dealer.register(self._poller)
-        self._heard = time.monotonic()
+        self._greeted = 0.0
+        self._dial()
 
     # -- ending --------------------------------------------------------------------------------------
 
@@ -262,7 +302,7 @@ class Agent:
 
     def _read_wake(self) -> None:
         with suppress(BlockingIOError):
-            while self._wake_read.recv(4096):
+            while len(self._wake_read.recv(4096)) == 4096:
                 pass
         while self._stops:
             self._stops -= 1
