@@ -40,11 +40,11 @@ def test_quota(tmp_path: Path, files: dict[str, str], group: str, quota: float |
     own.write_text(group)
     for name, text in files.items():
         write(tmp_path / "fs" / name, text)
-    assert cpus.cpu_quota(tmp_path / "fs", own) == quota
+    assert cpus.cpu_quota(str(tmp_path / "fs"), str(own)) == quota
 
 
 def test_without_control_groups(tmp_path: Path) -> None:
-    assert cpus.cpu_quota(tmp_path, tmp_path / "missing") is None
+    assert cpus.cpu_quota(str(tmp_path), str(tmp_path / "missing")) is None
 
 
 @pytest.mark.parametrize(

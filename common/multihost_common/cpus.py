@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 #: Variables by which OpenMP and the BLAS libraries learn how many threads to start.
 _THREAD_VARIABLES = (
@@ -16,7 +15,7 @@ _THREAD_VARIABLES = (
     "BLIS_NUM_THREADS",
 )
 
-_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUPS = "/sys/fs/cgroup"
 
 
 def available_cpus() -> int:
@@ -31,45 +30,49 @@ def available_cpus() -> int:
     return max(1, cpus)
 
 
-def cpu_quota(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float | None:
+def cpu_quota(root: str = _CGROUPS, own: str = "/proc/self/cgroup") -> float | None:
     """The least quota of this process's control groups, in CPUs; None where there is none."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return None
     found = []
-    for line in lines:
+    for line in (_read(own) or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
             found += _quotas(root, path, _quota_v2)
         elif "cpu" in controllers.split(","):
-            found += _quotas(root / "cpu", path, _quota_v1)
+            found += _quotas(f"{root}/cpu", path, _quota_v1)
     return min(found, default=None)
 
 
-def _quotas(root: Path, path: str, read: Callable[[Path], float | None]) -> list[float]:
+def _quotas(root: str, path: str, read: Callable[[str], float | None]) -> list[float]:
     """Quotas from the group up to the root: the tightest one holds. Inside of a container the path
     of the host may not be there, but the root is then the container's own."""
-    folder = root / path.lstrip("/")
-    folders = [folder, *folder.parents]
-    folders = [each for each in folders if each == root or root in each.parents]
-    return [quota for each in folders if (quota := read(each)) is not None]
+    names = [name for name in path.split("/") if name]
+    folders = ["/".join([root, *names[:depth]]) for depth in range(len(names) + 1)]
+    return [quota for folder in folders if (quota := read(folder)) is not None]
 
 
-def _quota_v2(folder: Path) -> float | None:
+def _quota_v2(folder: str) -> float | None:
+    quota, _, period = (_read(f"{folder}/cpu.max") or "max").partition(" ")
+    return None if quota == "max" else _ratio(quota, period)
+
+
+def _quota_v1(folder: str) -> float | None:
+    quota = _read(f"{folder}/cpu.cfs_quota_us") or "-1"
+    return None if quota.startswith("-") else _ratio(quota, _read(f"{folder}/cpu.cfs_period_us"))
+
+
+def _ratio(quota: str, period: str | None) -> float | None:
     try:
-        quota, period = (folder / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
+        return int(quota) / int(period or 0)
+    except (ValueError, ZeroDivisionError):
         return None
 
 
-def _quota_v1(folder: Path) -> float | None:
+def _read(path: str) -> str | None:
+    # Not by pathlib, whose import would be felt at the start of every script.
     try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
-        return None if quota < 0 else quota / period
-    except (OSError, ValueError, ZeroDivisionError):
+        with open(path) as file:
+            return file.read()
+    except (OSError, ValueError):
         return None
 
 

@@ -381,6 +381,41 @@ def _add_bundle(private_dir: str, code: Frame) -> None:
         sys.path.insert(1, path)
 
 
+class _Namer:
+    """Names the process when multiprocessing is imported. To import it for that would take as long
+    as all else of a child's start."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        """As an importer on ``sys.meta_path`` has it."""
+        if fullname != "multiprocessing.process":
+            return None
+        sys.meta_path.remove(self)
+        specs = (finder.find_spec(fullname, path, target) for finder in sys.meta_path)
+        spec = next((spec for spec in specs if spec is not None), None)
+        loader: Any = spec.loader if spec is not None else None
+        if loader is None:
+            return spec
+        execute = loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            execute(module)
+            module.current_process().name = self.name
+
+        loader.exec_module = exec_module
+        return spec
+
+
+def _name_process(name: str) -> None:
+    known = sys.modules.get("multiprocessing.process")
+    if known is not None:
+        known.current_process().name = name
+    else:
+        sys.meta_path.insert(0, _Namer(name))
+
+
 def apply_setup(setup: dict[str, Any]) -> None:
     """Become what the producer's processes look like, then run the pool's initializer."""
     if setup.get("environ") is not None:
@@ -393,9 +428,7 @@ def apply_setup(setup: dict[str, Any]) -> None:
     if setup.get("argv") is not None:
         sys.argv[:] = setup["argv"]
     if setup.get("name"):
-        from multiprocessing.process import current_process
-
-        current_process().name = setup["name"]
+        _name_process(setup["name"])
     if setup.get("initializer"):
         initializer = loads(setup["initializer"])
         initializer(*(loads(setup["initargs"]) if setup.get("initargs") else ()))

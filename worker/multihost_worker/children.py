@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihost_worker import memory
 from multihost_worker.claims import ClaimBook
+from multihost_worker.control import DIED, FORKED, KILL, REFUSED, START
 from multihost_worker.events import (
     ChildDied,
     ChildFailed,
@@ -31,7 +32,6 @@ from multihost_worker.events import (
     StartChild,
     StopChild,
 )
-from multihost_worker.forkserver import DIED, FORKED, KILL, REFUSED, START
 from multihost_worker.link import DEFINE, FAILED, FORGET, READY, RESULT, RUN, SETUP, STOP, Link, LinkError
 from multihost_worker.segments import Segments, allotment
 from multihost_worker.server import Server

@@ -1,8 +1,7 @@
 """The forkserver: one small single-threaded process that forks children, reaps them and tells.
 
-Requests on its control socket are ``(kind, child)`` with descriptors beside; reports are
-``(kind, child, pid, status, peak)``. When the other end of the socket closes it kills the process
-group of every child, and ends.
+Requests and reports pass through its control socket (see :mod:`control`). When the other end of that
+closes it kills the process group of every child, and ends.
 """
 
 from __future__ import annotations
@@ -16,21 +15,13 @@ from _socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_STREAM, socket
 from array import array
 
 from multihost_worker.child import Child
+from multihost_worker.control import CONTROL, DIED, FORKED, KILL, RECORD, REFUSED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# Requests: five words, so that both ways have one size.
-START, KILL = 1, 2
-# Reports.
-FORKED, REFUSED, DIED = 1, 2, 3
-#: Five signed 64-bit words.
-RECORD = 40
-
-#: Where the control socket is in the forkserver.
-CONTROL = 3
-
+#: What is added to a child's oom_score_adj.
 _OOM_SCORE = 500
 
 

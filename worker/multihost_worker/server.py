@@ -13,7 +13,7 @@ from array import array
 from collections import deque
 from typing import TYPE_CHECKING
 
-from multihost_worker.forkserver import CONTROL, RECORD
+from multihost_worker.control import CONTROL, RECORD
 
 if TYPE_CHECKING:
     from _socket import socket
