@@ -31,6 +31,11 @@ class Answered:
     def add(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Enter ``start .. stop``; the parts of it that are new."""
         starts, stops = self._starts, self._stops
+        if stops and stops[-1] == start:
+            # Most answers come in order.
+            stops[-1] = stop
+            self.total += stop - start
+            return [(start, stop)]
         low = bisect_left(stops, start)
         high = bisect_right(starts, stop)
         if low == high:
@@ -125,13 +130,18 @@ class Leases:
             if span.stop <= start or (attempt is not None and lease.attempt != attempt):
                 at += 1
                 continue
+            if start <= span.start and span.stop <= stop:
+                taken.append(lease)
+                del self._starts[at], self._leases[at]
+                self.items -= span.stop - span.start
+                continue
             low, high = max(start, span.start), min(stop, span.stop)
             rest = []
             if span.start < low:
                 rest.append(lease.part(span.start, low))
             if high < span.stop:
                 rest.append(lease.part(high, span.stop))
-            taken.append(lease if not rest else lease.part(low, high))
+            taken.append(lease.part(low, high))
             self._starts[at : at + 1] = [each.span.start for each in rest]
             self._leases[at : at + 1] = rest
             at += len(rest)

@@ -156,7 +156,7 @@ class Scheduler:
             if not job.ready_items:
                 del pool.pending[job.number]
         pool.hungry[worker.number] = share
-        if pool.spare:
+        if pool.spare and pool.rich:
             self._call_back(pool)
 
     def _credit(self, job: Job, share: Share) -> int:
@@ -232,8 +232,6 @@ class Scheduler:
 
     def _call_back(self, pool: Pool) -> None:
         """Nothing is ready and a worker has idle children: call unstarted items back from another."""
-        if not pool.rich:
-            return
         if self.now < pool.revoke_at:
             self._due[pool.number] = pool
             return
@@ -264,7 +262,7 @@ class Scheduler:
         """Call back what is due."""
         for pool in [each for each in self._due.values() if each.revoke_at <= self.now]:
             del self._due[pool.number]
-            if pool.spare and not pool.pending:
+            if pool.spare and pool.rich and not pool.pending:
                 self._call_back(pool)
 
     # -- slots -------------------------------------------------------------------------------------

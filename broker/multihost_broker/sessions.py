@@ -108,6 +108,9 @@ class Sessions:
 
     def heard(self, session: Session, now: float) -> bool:
         """A message has come. True: the peer had been thought lost."""
+        if session.gone_at is None and now - session.heard <= SUSPECT:
+            session.heard = now
+            return False
         doubtful = session.suspect(now)
         session.heard = now
         if session.gone_at is not None:

@@ -64,7 +64,8 @@ class Block:
         chunks = -(-self.count // self.chunksize)
         if len(lengths) != 4 * chunks:
             return f"{self.count} items in chunks of {self.chunksize} need {chunks} lengths"
-        if sum(unpack_lengths(lengths)) != len(self.frames[1]):
+        total = int.from_bytes(lengths, "little") if chunks == 1 else sum(unpack_lengths(lengths))
+        if total != len(self.frames[1]):
             return "the lengths do not add up to the payload"
         if len(self.frames) > 2 and chunks != 1:
             return "a block with out-of-band buffers has one chunk"

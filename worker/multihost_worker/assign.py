@@ -90,16 +90,21 @@ class Assigner:
         if self._books.missing(job.opened.function, job.opened.code):
             job.parked.append(pool.queue.take(head.span.stop - head.span.start))
             return
+        items = self._share(pool, child, job) if pool.queue.items > 1 else 1
+        self._run(child, job, pool.queue.take(items))
+
+    def _share(self, pool: ChildPool, child: Child, job: AgentJob) -> int:
+        """About how many items the child is given in one go."""
+        if job.opened.at_most_once:
+            return 1
         items = min(job.pace.items_in(QUANTUM), MOST_ITEMS)
         if pool.live > 1:
             # Towards the end everyone gets less, so that all end together.
             items = min(items, -(-pool.queue.items // (2 * pool.live)))
-        if job.opened.at_most_once:
-            items = 1
         most = pool.opened.max_tasks
         if most:
-            items = min(items, (most - child.tasks) * head.span.block.chunksize)
-        self._run(child, job, pool.queue.take(items))
+            items = min(items, (most - child.tasks) * pool.queue.head().span.block.chunksize)
+        return items
 
     def _run(self, child: Child, job: AgentJob, work: Work) -> None:
         opened = job.opened
