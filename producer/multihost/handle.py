@@ -18,6 +18,7 @@ from multihost.iterators import Filler, IMapIterator, Inbox, Pulled
 from multihost.jobs import MapJob, Options, StreamJob, Task
 from multihost.reduction import cacheable, dump_function, dump_item, renew
 from multihost.sources import Items, Receiver, Sink, Source
+from multihost_common.inherit import authkey, describe
 from multihost_common.messages import CALL_APPLY
 
 #: Functions of apply and submit that a pool keeps open; the oldest idle one makes room.
@@ -88,6 +89,8 @@ class PoolHandle:
             "environ": dict(os.environ) if self.local else None,
             "argv": list(sys.argv) if self.local else None,
             "name": name,
+            "loggers": describe(self.local),
+            "authkey": authkey() if self.local else b"",
             "initializer": dump_function(initializer) if initializer is not None else b"",
             # In band: it is small, and must be one blob.
             "initargs": dump_function(initargs) if initargs else pickle.dumps((), 5),  # type: ignore[arg-type]

@@ -137,6 +137,8 @@ def _size(item: Any) -> int:
 def _dump(
     obj: Any, keep: Callable[[pickle.PickleBuffer], bool] | None, buffers: list[Frame] | None = None
 ) -> bytes:
+    if _is_mains(obj):
+        return _dump_by_value(obj, keep, None)
     failure: Exception | None = None
     try:
         data = pickle.dumps(obj, 5, buffer_callback=keep)
@@ -147,6 +149,13 @@ def _dump(
     if buffers is not None:
         buffers.clear()
     return _dump_by_value(obj, keep, failure)
+
+
+def _is_mains(obj: Any) -> bool:
+    """Whether plain pickle need not be tried (which may call the user's ``__getstate__``)."""
+    if type(obj) is list and obj:
+        obj = obj[0]
+    return getattr(obj, "__module__", None) == "__main__" or type(obj).__module__ == "__main__"
 
 
 def _dump_by_value(

@@ -382,11 +382,12 @@ def _add_bundle(private_dir: str, code: Frame) -> None:
 
 
 class _Namer:
-    """Names the process when multiprocessing is imported. To import it for that would take as long
+    """Names the process, and gives it the producer's key of managers, when multiprocessing is imported. To import it for that would take as long
     as all else of a child's start."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, authkey: bytes) -> None:
         self.name = name
+        self.authkey = authkey
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         """As an importer on ``sys.meta_path`` has it."""
@@ -402,18 +403,24 @@ class _Namer:
 
         def exec_module(module: Any) -> None:
             execute(module)
-            module.current_process().name = self.name
+            _identify(module.current_process(), self.name, self.authkey)
 
         loader.exec_module = exec_module
         return spec
 
 
-def _name_process(name: str) -> None:
+def _name_process(name: str, authkey: bytes) -> None:
     known = sys.modules.get("multiprocessing.process")
     if known is not None:
-        known.current_process().name = name
+        _identify(known.current_process(), name, authkey)
     else:
-        sys.meta_path.insert(0, _Namer(name))
+        sys.meta_path.insert(0, _Namer(name, authkey))
+
+
+def _identify(process: Any, name: str, authkey: bytes) -> None:
+    process.name = name
+    if authkey:
+        process.authkey = authkey
 
 
 def apply_setup(setup: dict[str, Any]) -> None:
@@ -427,8 +434,12 @@ def apply_setup(setup: dict[str, Any]) -> None:
         sys.path[:] = setup["sys_path"]
     if setup.get("argv") is not None:
         sys.argv[:] = setup["argv"]
+    if setup.get("loggers"):
+        from multihost_common.inherit import adopt
+
+        adopt(setup["loggers"])
     if setup.get("name"):
-        _name_process(setup["name"])
+        _name_process(setup["name"], setup.get("authkey", b""))
     if setup.get("initializer"):
         initializer = loads(setup["initializer"])
         initializer(*(loads(setup["initargs"]) if setup.get("initargs") else ()))
