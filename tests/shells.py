@@ -251,7 +251,7 @@ def command(
 # -- peers that speak the protocol -------------------------------------------------------------------
 
 
-def hello(kind: str, **changes: Any) -> m.Hello:
+def hello(kind: str, /, **changes: Any) -> m.Hello:
     """What a peer of this kind says first."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     facts = {
@@ -336,6 +336,13 @@ def peer(of: Broker, kind: str, role: str = "", connect: bool = True, **changes:
         yield made
     finally:
         made.close()
+
+
+def settle() -> None:
+    """End the thread that pyzmq keeps for frames it sends without a copy. No socket may be open."""
+    from zmq.utils.garbage import gc
+
+    gc.stop()
 
 
 # -- the ends of things --------------------------------------------------------------------------------

@@ -10,8 +10,12 @@ import socket
 import time
 from contextlib import suppress
 
-#: ZMTP 3.0 (RFC 23): signature, version, mechanism, as-server, filler. A broker says its own at once.
-GREETING = b"\xff" + bytes(7) + b"\x01\x7f" + b"\x03\x00" + b"CURVE".ljust(20, b"\0") + bytes(32)
+#: The beginning of a greeting of ZMTP 3.0 (RFC 23): signature and version. With the mechanism, which
+#: comes next, the other end might hang up before it has told its own.
+GREETING = b"\xff" + bytes(7) + b"\x01\x7f" + b"\x03\x00"
+
+#: Bytes of a whole greeting; the mechanism is 20 of them.
+WHOLE, MECHANISM = 64, slice(12, 32)
 
 #: What there can be at an address.
 NOBODY, CLOSES, SILENT, BROKER, OTHER_ZMQ, WEB, OTHER = range(7)
@@ -44,11 +48,11 @@ def _look(sock: socket.socket, deadline: float) -> int:
         return OTHER
     with suppress(OSError):
         sock.sendall(GREETING)
-    said += _read(sock, len(GREETING) - len(said), deadline) or b""
-    if len(said) < len(GREETING):
+    said += _read(sock, WHOLE - len(said), deadline) or b""
+    if len(said) < WHOLE:
         # It may be slow, or have ended just now: nothing is certain.
         return SILENT
-    return BROKER if said[12:32].rstrip(b"\0") == b"CURVE" else OTHER_ZMQ
+    return BROKER if said[MECHANISM].rstrip(b"\0") == b"CURVE" else OTHER_ZMQ
 
 
 def _read(sock: socket.socket, size: int, deadline: float) -> bytes | None:

@@ -1,0 +1,284 @@
+"""The dialling end: what it says of whatever answers, what it passes, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from shells import Broker, Peer, broker, hello, peer, settle
+from strangers import closes, nobody, plain_zmq, silent, talker, web
+
+from multihost_common import messages as m
+from multihost_common import probe as p
+from multihost_common.auth import MAX_FRAME
+from multihost_common.errors import (
+    AuthError,
+    BrokerLostError,
+    ConfigError,
+    HandshakeError,
+    MultihostError,
+    ProtocolError,
+)
+from multihost_common.keys import Token, find_token, make_keys, make_token
+from multihost_common.wire import DISCONNECTED, Dealer, Waiter, check_address, milliseconds
+
+Stranger = Callable[[], AbstractContextManager[str]]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with broker(tmp_path_factory.mktemp("wire") / "keys") as b:
+        yield b
+    settle()
+
+
+@pytest.fixture
+def token(running: Broker) -> Token:
+    return find_token("producer", keys=running.keys)
+
+
+def shake_hands(address: str, token: Token, said: m.Hello | None = None) -> MultihostError:
+    """The error a handshake ends with, which took no more than five seconds."""
+    dealer = Dealer(address, token)
+    began = time.monotonic()
+    try:
+        with pytest.raises(MultihostError) as caught:
+            dealer.handshake(said or hello("producer"))
+        assert time.monotonic() - began < 5.5
+        text = str(caught.value)
+        assert address in text or "token" in text or said
+        assert "\n" not in text
+        return caught.value
+    finally:
+        dealer.close(0)
+
+
+@pytest.mark.parametrize(
+    ("stranger", "kind", "says"),
+    [
+        (nobody, BrokerLostError, "no broker answers at .* start one"),
+        (silent, BrokerLostError, "did not answer within 5 s"),
+        (closes, BrokerLostError, "closes them at once"),
+        (web, ConfigError, "is a web server, not a multihost broker"),
+        (talker, ConfigError, "is another service, not a multihost broker"),
+        (plain_zmq, ConfigError, "is another ZeroMQ program, not a multihost broker"),
+    ],
+)
+def test_what_is_no_broker_is_told(
+    token: Token, stranger: Stranger, kind: type[MultihostError], says: str
+) -> None:
+    with stranger() as address:
+        error = shake_hands(address, token)
+    assert type(error) is kind
+    with pytest.raises(kind, match=says):
+        raise error
+
+
+def test_what_is_no_broker_is_told_soon(token: Token) -> None:
+    for stranger in (web, talker, plain_zmq):
+        began = time.monotonic()
+        with stranger() as address:
+            shake_hands(address, token)
+        assert time.monotonic() - began < 3.5
+
+
+def test_an_unknown_token_is_refused(running: Broker, token: Token, tmp_path: Path) -> None:
+    other = make_keys(tmp_path / "keys")
+    stranger = next(each for each in other.tokens if each.role == "producer")
+    error = shake_hands(running.address, replace(stranger, server=token.server))
+    assert isinstance(error, AuthError)
+    assert "does not accept this token" in str(error)
+    running.wait_for(r"a connection from 127\.0\.0\.1 was refused: its key is unknown")
+
+
+def test_a_token_of_another_broker(running: Broker, tmp_path: Path) -> None:
+    other = make_keys(tmp_path / "keys")
+    stranger = next(each for each in other.tokens if each.role == "producer")
+    error = shake_hands(running.address, stranger)
+    assert isinstance(error, AuthError)
+    assert "server key mismatch" in str(error)
+    running.wait_for("a connection was refused: it expects another broker's key")
+
+
+def test_an_expired_token_is_refused_by_the_broker_too(tmp_path: Path) -> None:
+    directory = make_keys(tmp_path / "keys").directory
+    old = make_token(directory, "producer", "old", expires=1)
+    with broker(directory) as b:
+        line = old.read_text().split()
+        token = Token(line[1], line[2], line[3], line[4], line[5])
+        assert isinstance(shake_hands(b.address, token), AuthError)
+        b.wait_for("the token old has expired")
+
+
+@pytest.mark.parametrize(
+    ("role", "changes", "says"),
+    [
+        ("worker", {}, "a worker token does not make a producer"),
+        ("metrics", {}, "a metrics token may not send Hello"),
+        ("producer", {"kind": "worker"}, "a producer token does not make a worker"),
+        ("producer", {"protocol": 999}, "speaks protocol 999, the broker 1: install the same"),
+        ("producer", {"python": "2.7"}, r"runs Python 2\.7, this cluster runs 3\.\d+: .* use the same"),
+    ],
+)
+def test_who_may_not_open_a_session_is_told_why(
+    running: Broker, role: str, changes: dict[str, object], says: str
+) -> None:
+    with peer(running, "producer"):
+        error = shake_hands(
+            running.address, find_token(role, keys=running.keys), hello("producer", **changes)
+        )
+    assert isinstance(error, HandshakeError)
+    with pytest.raises(HandshakeError, match=says):
+        raise error
+
+
+def test_a_frozen_broker_is_told_within_five_seconds(tmp_path: Path) -> None:
+    import signal
+
+    with broker(tmp_path / "keys") as b, peer(b, "admin") as admin:
+        b.signal(signal.SIGSTOP)
+        error = shake_hands(b.address, find_token("producer", keys=b.keys))
+        assert isinstance(error, BrokerLostError)
+        assert "did not answer" in str(error)
+        b.signal(signal.SIGCONT)
+        assert admin.ask("health")["ok"]
+
+
+@pytest.mark.parametrize(
+    "address", ["", "here", "tcp://here", "here:port", ":5", "udp://a:5", "a:70000", "a:-1"]
+)
+def test_addresses_that_cannot_be_used(address: str) -> None:
+    with pytest.raises(ConfigError, match="write it like tcp://host:5555"):
+        check_address(address)
+
+
+def test_the_scheme_of_an_address_may_be_left_out() -> None:
+    assert check_address("here:5555") == check_address("tcp://here:5555") == "tcp://here:5555"
+
+
+def test_a_name_that_does_not_resolve(token: Token) -> None:
+    assert isinstance(shake_hands("tcp://no-such-host.invalid:5555", token), BrokerLostError)
+
+
+def test_frames_of_all_sizes_pass_unchanged(running: Broker) -> None:
+    with peer(running, "producer") as producer:
+        for size in (0, 1, 65_535, 65_536, 1 << 22):
+            content = os.urandom(size)
+            producer.send(m.Blob(b"d" * 32, (content,)))
+            assert producer.ask("health")["ok"]
+
+
+def test_a_frame_the_broker_would_not_take_is_not_sent(running: Broker) -> None:
+    with peer(running, "producer") as producer:
+        assert producer.dealer.max_frame == MAX_FRAME
+        producer.dealer.max_frame = 1000
+        with pytest.raises(ProtocolError, match="E_SIZE: 1001 bytes in one piece; the broker takes 1000"):
+            producer.send(m.Blob(b"d" * 32, (bytes(1001),)))
+        assert producer.ask("health")["ok"]
+
+
+def test_nothing_is_sent_without_a_connection(token: Token) -> None:
+    with nobody() as address:
+        dealer = Dealer(address, token)
+        try:
+            with pytest.raises(BrokerLostError, match="no connection"):
+                dealer.send(m.Beat())
+        finally:
+            dealer.close()
+
+
+def test_news_wakes_who_waits_for_the_descriptors(running: Broker) -> None:
+    waiter = Waiter()
+    with peer(running, "admin", connect=False) as admin:
+        dealer = admin.dealer
+        for fd in dealer.fds:
+            waiter.watch(fd)
+        deadline = time.monotonic() + 10
+        while "connected" not in dealer.signals():
+            assert time.monotonic() < deadline
+            waiter.wait(0 if dealer.pending() else 10)
+        for number in range(200):
+            admin.send(hello("admin") if not number else m.Ask("health"))
+            heard: list[m.Message] = []
+            while not heard:
+                assert time.monotonic() < deadline
+                if not dealer.pending():
+                    # A beat a second would hide a wake-up that was missed.
+                    before = time.monotonic()
+                    assert waiter.wait(5)
+                    assert time.monotonic() - before < 0.9
+                heard = [each for each in dealer.receive() if type(each) is not m.Beat]
+
+
+def test_a_forked_process_leaves_the_connection_alone(running: Broker) -> None:
+    with peer(running, "admin") as admin:
+        pid = os.fork()
+        if not pid:
+            admin.close()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert admin.ask("health")["ok"]
+
+
+def test_dialling_leaves_no_descriptor(running: Broker, token: Token) -> None:
+    def dial() -> None:
+        made = Peer(running, "producer")
+        made.connect()
+        made.close()
+
+    dial()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        dial()
+    for _ in range(5):
+        with nobody() as address:
+            Dealer(address, token).close(0)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_end_of_a_connection_is_told(tmp_path: Path) -> None:
+    with broker(tmp_path / "keys") as b, peer(b, "producer") as producer:
+        b.process.kill()
+        assert producer.dealer.monitor.poll(10_000)
+        assert producer.dealer.signals() == [DISCONNECTED]
+
+
+def test_milliseconds_are_never_too_few() -> None:
+    assert milliseconds(0.0101) == 11
+    assert milliseconds(-5) == 0
+
+
+@pytest.mark.parametrize(
+    ("stranger", "found"),
+    [
+        (nobody, p.NOBODY),
+        (silent, p.SILENT),
+        (closes, p.CLOSES),
+        (web, p.WEB),
+        (talker, p.OTHER),
+        (plain_zmq, p.OTHER_ZMQ),
+    ],
+)
+def test_a_probe_tells_what_is_there(stranger: Stranger, found: int) -> None:
+    with stranger() as address:
+        assert p.probe(address) == found
+
+
+def test_a_probe_knows_a_broker_and_does_it_no_harm(running: Broker) -> None:
+    assert p.probe(running.address) == p.BROKER
+    with peer(running, "admin") as admin:
+        assert admin.ask("health")["ok"]
+
+
+def test_a_probe_ends_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        began = time.monotonic()
+        assert p.probe(address, 0.2) == p.SILENT
+        assert time.monotonic() - began < 2
