@@ -167,9 +167,18 @@ def _make(address: str) -> Engine:
 
         made = RemoteEngine(address)
     else:
-        from multihost.local import LocalEngine
+        from multihost_worker.server import Server
 
-        made = LocalEngine()
+        server = Server()
+        # It starts while this process imports the cores.
+        server.start()
+        try:
+            from multihost.local import LocalEngine
+
+            made = LocalEngine(server)
+        except BaseException:
+            server.close()
+            raise
     return made
 
 

@@ -20,6 +20,7 @@ from multihost_common.cpus import available_cpus
 from multihost_worker import core as agent
 from multihost_worker import events as e
 from multihost_worker.children import Children
+from multihost_worker.server import Server
 
 PRODUCER, WORKER = "producer", "worker"
 
@@ -29,13 +30,13 @@ class LocalEngine(Driver):
 
     eager = True
 
-    def __init__(self) -> None:
+    def __init__(self, server: Server | None = None) -> None:
         super().__init__()
         self.capacity = available_cpus()
         self._events: deque[e.Event] = deque()
         self._poller = select.poll()
         self._poller.register(self._wake_reader, select.POLLIN)
-        self._children = Children(self._events.append, watch=self._watch)
+        self._children = Children(self._events.append, watch=self._watch, server=server)
         self._broker = broker.Core()
         self._agent = agent.Core(agent.CoreConfig(host=platform.node(), heartbeat=0.0))
         self._children.start()

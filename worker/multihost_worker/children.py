@@ -77,7 +77,7 @@ class Children:
     call ``do``. ``capture(pool, pid, stream, data)`` gets what children write to standard output (1)
     and error (2), and no data when the child has ended; without it they write where this process does. ``watch(fd, events)`` is told which
     descriptors to poll for READ, READ | WRITE, or nothing any more (0). ``preload`` names modules
-    that the forkserver imports before it forks.
+    that the forkserver imports before it forks; ``server`` may be one that has been started already.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Children:
         watch: Callable[[int, int], None] | None = None,
         preload: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
+        server: Server | None = None,
     ) -> None:
         self._emit = emit
         self._capture = capture
@@ -102,7 +103,7 @@ class Children:
         #: What is watched now: descriptor to events.
         self.watched: dict[int, int] = {}
         self._segments = Segments(dropped=self._dropped, limit=allotment(1))
-        self._server = Server(dict(env or {}), list(preload))
+        self._server = server or Server(env, preload)
         self._closed = False
         self._acts: dict[type, Callable[[Any], None]] = {
             StartChild: self._start_child,
@@ -120,8 +121,8 @@ class Children:
 
     def start(self) -> None:
         """Start the forkserver, so that it is warm when the first child is wanted. Does not wait."""
-        if self._server.start():
-            self._set(self._server.fd, READ)
+        self._server.start()
+        self._flushed_server()
 
     def do(self, action: Action) -> None:
         """Carry out a child action. Never blocks; for a child that is gone it does nothing."""

@@ -17,15 +17,15 @@ from multihost_worker.control import CONTROL, RECORD
 
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 class Server:
     """One forkserver at a time; ``start`` makes one if there is none."""
 
-    def __init__(self, env: dict[str, str], preload: list[str]) -> None:
-        self._env = env
-        self._preload = preload
+    def __init__(self, env: Mapping[str, str] | None = None, preload: Sequence[str] = ()) -> None:
+        self._env = dict(env or {})
+        self._preload = list(preload)
         self._sock: socket | None = None
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self._rest = b""
@@ -136,7 +136,7 @@ class Server:
             except (ChildProcessError, ProcessLookupError):
                 return
 
-    def close(self, pids: Sequence[int], timeout: float) -> None:
+    def close(self, pids: Sequence[int] = (), timeout: float = 5.0) -> None:
         """Have it kill and reap all children and end; if it does not in time, kill it and them."""
         if self._sock is None:
             return
