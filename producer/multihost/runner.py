@@ -30,14 +30,13 @@ def patch(processes: int | None = None) -> None:
     import concurrent.futures.process
     import multiprocessing.context
 
-    # It takes the class by its name when it is imported: managers keep the standard library's.
+    # Imported before, so that managers, which run pools in a process of theirs, keep the standard library's.
     import multiprocessing.managers
     import multiprocessing.pool
 
+    import multihost
     from multihost.executor import Executor
     from multihost.pool import Pool
-
-    import multihost
 
     class PatchedPool(Pool):
         """multihost's Pool under the name of multiprocessing's."""
@@ -78,11 +77,20 @@ def patch(processes: int | None = None) -> None:
     stdlib: Any = multiprocessing
     stdlib.Pool = make_pool
     stdlib.cpu_count = cpu_count
-    stdlib.pool.Pool = pool_class
+    stdlib.pool = sys.modules["multiprocessing.pool"] = _with_pool(stdlib.pool, pool_class)
     stdlib.context.BaseContext.Pool = make_pool_of
     stdlib.context.BaseContext.cpu_count = lambda context: cpu_count()
     futures: Any = concurrent.futures
     futures.ProcessPoolExecutor = futures.process.ProcessPoolExecutor = Executor
+
+
+def _with_pool(original: ModuleType, pool_class: type) -> ModuleType:
+    """A copy of multiprocessing.pool with another Pool. What is in the original, ThreadPool above all,
+    goes on to use the original's."""
+    copy = ModuleType(original.__name__, original.__doc__)
+    copy.__dict__.update(original.__dict__)
+    copy.__dict__["Pool"] = pool_class
+    return copy
 
 
 def run_script(path: str, args: Sequence[str]) -> NoReturn:
@@ -126,7 +134,7 @@ def _run_spec(spec: ModuleSpec, name: str) -> NoReturn:
     loader: Any = spec.loader
     main = _new_main(spec, spec.origin)
     main.__loader__ = loader
-    main.__cached__ = spec.cached
+    main.__dict__["__cached__"] = spec.cached
     main.__package__ = spec.parent
     _execute(lambda: loader.get_code(name), main)
 
@@ -136,8 +144,7 @@ def _new_main(spec: ModuleSpec | None, path: str | None) -> ModuleType:
     main = ModuleType("__main__")
     main.__doc__ = None
     main.__spec__ = spec
-    main.__dict__["__builtins__"] = sys.modules["builtins"]
-    main.__dict__["__annotations__"] = {}
+    main.__dict__.update({"__builtins__": sys.modules["builtins"], "__annotations__": {}})
     if path is not None:
         main.__file__ = path
     _replaced.append(sys.modules.get("__main__"))
@@ -154,7 +161,7 @@ def _execute(load: Callable[[], CodeType | None], main: ModuleType) -> NoReturn:
         code = load()
         if code is None:
             _fail(f"No code object available for {sys.argv[0]}", 1)
-        exec(code, main.__dict__)
+        exec(code, main.__dict__)  # noqa: S102 - it is what the user asked for
     except SystemExit:
         raise
     except KeyboardInterrupt as error:
