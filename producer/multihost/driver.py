@@ -218,8 +218,9 @@ class Driver:
         job.capacity = self._capacity_of(job)
 
         def begin() -> None:
-            if self._failure is not None:
-                self._calls.extend(job.abort(self._failure))
+            failure = self._failure or self.broken_pools.get(job.pool)
+            if failure is not None:
+                self._calls.extend(job.abort(failure))
                 return
             self._jobs[job.id] = job
             for message in job.open():

@@ -328,8 +328,16 @@ class StreamJob(BaseJob):
         self._closing = False
 
     def submit(self, data: bytes, buffers: Sequence[Frame], receiver: Receiver) -> None:
-        """One more call; the caller pokes the engine afterwards (from any thread)."""
-        self._waiting.append((data, buffers, receiver))
+        """One more call; the caller pokes the engine afterwards (from any thread).
+
+        Raises the job's error if it was aborted meanwhile.
+        """
+        call = (data, buffers, receiver)
+        self._waiting.append(call)
+        # The error is set before the waiting calls are answered, so one of the two sees this one.
+        if self.error is not None and call in self._waiting:
+            self._waiting.remove(call)
+            raise self.error
 
     def idle(self) -> bool:
         """Is no call under way?"""
