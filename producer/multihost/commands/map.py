@@ -12,8 +12,9 @@ import click
 
 from multihost_common.errors import EX_USAGE, MultihostError, RemoteError, WorkerLostError
 
-#: As a shell reports a program that SIGPIPE ended.
+#: As a shell reports a program that SIGPIPE, or SIGINT, ended.
 EXIT_PIPE = 141
+EXIT_INTERRUPTED = 130
 
 
 @click.command()
@@ -47,6 +48,8 @@ def command(
             # Nobody reads any more, and the interpreter must not try to flush what is left.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(EXIT_PIPE) from None
+        except KeyboardInterrupt:
+            raise SystemExit(EXIT_INTERRUPTED) from None
     raise SystemExit(1 if failed else 0)
 
 
