@@ -57,26 +57,32 @@ def futures(pool: Any, number: int) -> dict[str, float]:
     return {"rate": number / took}
 
 
-def arrays_in(pool: Any, number: int) -> dict[str, float]:
-    """W5 in: 16 MiB per item to a process, a float back. MB a second."""
-    arrays = [work.make_array(each) for each in range(number)]
+def arrays_in(pool: Any, number: int, size: int = work.ARRAY_BYTES) -> dict[str, float]:
+    """W5 in: an array of ``size`` bytes per item to a process, a float back. MB a second."""
+    arrays = [work.make_array(each, size) for each in range(number)]
     few = arrays[: min(4, number)]
     _expect(pool.map(work.checksum, few, 1) == [work.checksum(each) for each in few])
     began = perf_counter()
     results = pool.map(work.probe, arrays, 1)
     took = perf_counter() - began
     _expect(results == [work.probe(each) for each in arrays])
-    return {"rate": number * work.ARRAY_BYTES / took / 1e6}
+    return {"rate": number * size / took / 1e6}
 
 
-def arrays_out(pool: Any, number: int) -> dict[str, float]:
-    """W5 out: a number to a process, 16 MiB back. MB a second."""
+def arrays_out(pool: Any, number: int, size: int = work.ARRAY_BYTES) -> dict[str, float]:
+    """W5 out: a number to a process, an array of ``size`` bytes back. MB a second."""
     began = perf_counter()
-    results = pool.map(work.make_array, range(number), 1)
+    results = pool.starmap(work.make_array, [(each, size) for each in range(number)], 1)
     took = perf_counter() - began
-    _expect(all(work.probe(array) == work.probe(work.make_array(at)) for at, array in enumerate(results)))
-    _expect(work.checksum(results[-1]) == work.checksum(work.make_array(number - 1)))
-    return {"rate": number * work.ARRAY_BYTES / took / 1e6}
+    _expect([work.probe(array) for array in results] == [_probe(each, size) for each in range(number)])
+    _expect(work.checksum(results[-1]) == work.checksum(work.make_array(number - 1, size)))
+    return {"rate": number * size / took / 1e6}
+
+
+def _probe(number: int, size: int) -> float:
+    """What ``work.probe`` says of this array."""
+    value = float(number & 255)
+    return value + value / 1000 + size
 
 
 def compute(pool: Any, items: int) -> dict[str, float]:

@@ -26,13 +26,13 @@ def nap(seconds: float) -> float:
     return seconds
 
 
-def make_array(number: int) -> Any:
-    """16 MiB that tell their number: a numpy array, or a bytearray where there is no numpy."""
+def make_array(number: int, size: int = ARRAY_BYTES) -> Any:
+    """Bytes that tell their number: a numpy array, or a bytearray where there is no numpy."""
     try:
         import numpy
     except ImportError:
-        return bytearray([number & 255]) * ARRAY_BYTES
-    return numpy.full(ARRAY_BYTES, number & 255, dtype=numpy.uint8)
+        return bytearray([number & 255]) * size
+    return numpy.full(size, number & 255, dtype=numpy.uint8)
 
 
 def probe(array: Any) -> float:
