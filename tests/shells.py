@@ -16,6 +16,7 @@ import pickle
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -45,7 +46,9 @@ Launch = Callable[..., "subprocess.Popen[bytes]"]
 M = TypeVar("M", bound=m.Message)
 
 _PACKAGES = (multihost, multihost_worker, multihost_broker, multihost_common)
+#: Where the packages are, and the functions that tests run in children.
 _FOLDERS = [str(Path(package.__path__[0]).resolve().parent) for package in _PACKAGES]
+_FOLDERS.append(str(Path(__file__).resolve().parent))
 
 
 def here(argv: list[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
@@ -336,6 +339,13 @@ def peer(of: Broker, kind: str, role: str = "", connect: bool = True, **changes:
         yield made
     finally:
         made.close()
+
+
+def nobody_at() -> str:
+    """An address of this host that is free now."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{held.getsockname()[1]}"
 
 
 def settle() -> None:

@@ -327,3 +327,30 @@ def flags(_: object) -> tuple[Any, ...]:
         tracemalloc.is_tracing(),
         os.environ["ADDED"],
     )
+
+
+def append_and_nap(job: tuple[str, int]) -> int:
+    """Note that this item ran, and take a while."""
+    append_line(job)
+    time.sleep(0.01)
+    return job[1]
+
+
+def touch_and_wait(here: str, go: str) -> str:
+    """Say that it runs, and end when it is told to."""
+    touch(here)
+    while not Path(go).exists():
+        time.sleep(0.01)
+    return "went"
+
+
+def size_after_nap(data: bytes) -> int:
+    time.sleep(0.001)
+    return len(data)
+
+
+def hoard(size: int) -> None:
+    """Take so much memory, and keep it."""
+    held = bytearray(size)
+    held[::4096] = b"x" * len(held[::4096])
+    time.sleep(600)
