@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures._base import BrokenExecutor
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 EX_OK = 0
 EX_USAGE = 64
 EX_UNAVAILABLE = 69
@@ -74,20 +78,32 @@ class WorkerLostError(MultihostError, BrokenExecutor):
     ``signal`` (0: it exited), ``exitcode``, ``rss`` (peak, bytes) and ``oom`` tell of the last one.
     """
 
-    def __init__(self, text: str, **facts: object) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        item: int = -1,
+        deaths: int = 0,
+        host: str = "",
+        pid: int = 0,
+        signal: int = 0,
+        exitcode: int = 0,
+        rss: int = 0,
+        oom: bool = False,
+    ) -> None:
         super().__init__(text)
-        self.item = facts.get("item", -1)
-        self.deaths = facts.get("deaths", 0)
-        self.host = facts.get("host", "")
-        self.pid = facts.get("pid", 0)
-        self.signal = facts.get("signal", 0)
-        self.exitcode = facts.get("exitcode", 0)
-        self.rss = facts.get("rss", 0)
-        self.oom = facts.get("oom", False)
+        self.item, self.deaths = item, deaths
+        self.host, self.pid = host, pid
+        self.signal, self.exitcode = signal, exitcode
+        self.rss, self.oom = rss, oom
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _lost_again, (str(self), dict(self.__dict__))
+        facts = {name: self.__dict__[name] for name in _FACTS}
+        return _lost_again, (str(self), facts)
 
 
-def _lost_again(text: str, facts: dict[str, object]) -> WorkerLostError:
+_FACTS = ("item", "deaths", "host", "pid", "signal", "exitcode", "rss", "oom")
+
+
+def _lost_again(text: str, facts: dict[str, Any]) -> WorkerLostError:
     return WorkerLostError(text, **facts)

@@ -41,12 +41,12 @@ def load(message: Result, executor: bool = False) -> tuple[list[Any], bool]:
     return loaded, True
 
 
-def raised(message: Failed, item: int, executor: bool = False) -> Raised:
-    """The exception of an item that has no result of its own."""
-    return Raised(failure(message, item, executor), message.reason == CANCELLED)
+def raised(message: Failed, item: int, executor: bool = False, timeout: float = 0.0) -> Raised:
+    """The exception of an item that has no result of its own. ``timeout``: of the job, seconds."""
+    return Raised(failure(message, item, executor, timeout), message.reason == CANCELLED)
 
 
-def failure(message: Failed, item: int, executor: bool = False) -> BaseException:
+def failure(message: Failed, item: int, executor: bool = False, timeout: float = 0.0) -> BaseException:
     """What to raise for ``item``, with everything known about the cause in one sentence."""
     if message.reason == CANCELLED:
         from concurrent.futures import CancelledError
@@ -54,10 +54,10 @@ def failure(message: Failed, item: int, executor: bool = False) -> BaseException
         return CancelledError()
     if message.reason == TIMED_OUT:
         if executor:
-            return TimeoutError(_timeout_text(message, item))
+            return TimeoutError(_timeout_text(message, item, timeout))
         from multiprocessing import TimeoutError as PoolTimeoutError
 
-        return PoolTimeoutError(_timeout_text(message, item))
+        return PoolTimeoutError(_timeout_text(message, item, timeout))
     return WorkerLostError(
         _lost_text(message, item),
         item=item,
@@ -71,8 +71,8 @@ def failure(message: Failed, item: int, executor: bool = False) -> BaseException
     )
 
 
-def _timeout_text(message: Failed, item: int) -> str:
-    text = message.text or "it took longer than its timeout"
+def _timeout_text(message: Failed, item: int, timeout: float) -> str:
+    text = message.text or f"it ran longer than timeout={timeout:g} s"
     return f"item {item} was stopped on host {message.host or 'unknown'}: {text}"
 
 

@@ -269,7 +269,9 @@ class MapJob(BaseJob):
 
     def _failed(self, message: Failed, calls: Calls) -> None:
         stop = message.start + message.count
-        values = [raised(message, item, self.executor) for item in range(message.start, stop)]
+        values = [
+            raised(message, item, self.executor, self.options.timeout) for item in range(message.start, stop)
+        ]
         self._put(message.start, values, True, calls)
 
     def _put(self, start: int, values: list[Any], failed: bool, calls: Calls) -> None:
@@ -391,7 +393,7 @@ class StreamJob(BaseJob):
 
         The first ``spare`` of them all stay.
         """
-        items = sorted(list(self._receivers))  # noqa: C414: a copy first, the loop may run meanwhile
+        items = sorted(self._receivers)
         spare_waiting = max(0, spare - len(items))
         dropped: list[Receiver] = []
         while len(self._waiting) > spare_waiting:
@@ -413,7 +415,7 @@ class StreamJob(BaseJob):
         for item in range(message.start, message.start + message.count):
             receiver = self._receivers.pop(item, None)
             if receiver is not None:
-                self._give(receiver, raised(message, item, self.executor), calls)
+                self._give(receiver, raised(message, item, self.executor, self.options.timeout), calls)
 
     def _give(self, receiver: Receiver, value: object, calls: Calls) -> None:
         call = receiver.take(value)

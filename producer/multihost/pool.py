@@ -102,8 +102,11 @@ class Pool:
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if self._state == RUN:
-            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
-            self._handle.close(kill=True)
+            try:
+                _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
+            finally:
+                # Also where warnings are errors.
+                self._handle.close(kill=True)
 
     def __reduce__(self) -> NoReturn:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")

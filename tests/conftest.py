@@ -1,0 +1,168 @@
+"""Fixtures, and a check at the end of the whole run that nothing of multihost is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from multihost.engine import close_engines
+from multihost.executor import Executor
+from multihost.pool import Pool
+
+#: Seconds that processes and threads have to end after the last test.
+GRACE_SECONDS = 5.0
+
+MakePool = Callable[..., Pool]
+MakeExecutor = Callable[..., Executor]
+
+
+# -- pools, of whatever engine -------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[""], ids=["local"])
+def address(request: pytest.FixtureRequest) -> str:
+    """Where pools run: "" is this machine. A module may parametrize it with addresses of its own."""
+    return str(request.param)
+
+
+@pytest.fixture
+def make_pool(address: str) -> Iterator[MakePool]:
+    """Makes pools that are gone after the test."""
+    pools: list[Pool] = []
+
+    def make(*args: Any, **kwds: Any) -> Pool:
+        kwds.setdefault("address", address)
+        pool = Pool(*args, **kwds)
+        pools.append(pool)
+        return pool
+
+    yield make
+    for pool in pools:
+        pool.terminate()
+        pool.join()
+
+
+@pytest.fixture
+def make_executor(address: str) -> Iterator[MakeExecutor]:
+    """Makes executors that are gone after the test."""
+    executors: list[Executor] = []
+
+    def make(*args: Any, **kwds: Any) -> Executor:
+        kwds.setdefault("address", address)
+        executor = Executor(*args, **kwds)
+        executors.append(executor)
+        return executor
+
+    yield make
+    for executor in executors:
+        executor.kill_workers()
+        executor.shutdown()
+
+
+# -- leaks ---------------------------------------------------------------------------------------------
+
+
+class Leftovers:
+    """What this process has and this machine holds on behalf of multihost, compared with the beginning."""
+
+    def __init__(self) -> None:
+        self.files = _files()
+        self.descriptors = _descriptors()
+        self.threads = set(threading.enumerate())
+
+    def found(self) -> list[str]:
+        """One line for each thing that was not there at the beginning."""
+        lines = [f"process {text}" for text in _children()]
+        lines += [f"thread {each.name}" for each in threading.enumerate() if each not in self.threads]
+        lines += [f"file {each}" for each in sorted(_files() - self.files)]
+        lines += [f"descriptor {each}" for each in _ours(_descriptors(), self.descriptors)]
+        return lines
+
+    def after(self, seconds: float) -> list[str]:
+        """What is still found after so many seconds, or nothing as soon as there is nothing."""
+        deadline = time.monotonic() + seconds
+        while (lines := self.found()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return lines
+
+
+def _children() -> list[str]:
+    lines = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            command = " ".join(child.cmdline())
+        except psutil.Error:
+            continue
+        # multiprocessing's own ends by itself, with this process.
+        if command and "resource_tracker" not in command:
+            lines.append(f"{child.pid} {command[:200]}")
+    return lines
+
+
+def _files() -> set[str]:
+    """Of this run alone: other programs on this machine have files of their own."""
+    return {str(each) for folder in (_folder, "/dev/shm") for each in Path(folder).glob("multihost-*")}
+
+
+def _descriptors() -> dict[str, str]:
+    """Number and target of each open descriptor, where the system tells."""
+    found: dict[str, str] = {}
+    for link in Path("/proc/self/fd").glob("*"):
+        try:
+            found[link.name] = str(link.readlink())
+        except OSError:
+            continue
+    return found
+
+
+def _ours(now: dict[str, str], before: dict[str, str]) -> list[str]:
+    fresh = {number: target for number, target in now.items() if before.get(number) != target}
+    return [
+        f"{number} {target}"
+        for number, target in fresh.items()
+        if target.startswith(_KINDS) or "multihost" in target
+    ]
+
+
+#: What an engine opens.
+_KINDS = ("socket:", "pipe:", "/memfd:", "/dev/shm/", "anon_inode:")
+
+#: Temporary files of this run are in here, also those of the programs that tests start.
+_folder = tempfile.mkdtemp(prefix="tests-of-multihost-")
+os.environ["TMPDIR"] = tempfile.tempdir = _folder
+
+_leftovers: list[Leftovers] = []
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Note what there is."""
+    if not session.config.option.collectonly:
+        _leftovers.append(Leftovers())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """End the engines of this process; fail the run if anything stays."""
+    if not _leftovers:
+        return
+    gc.collect()
+    close_engines()
+    lines = _leftovers[0].after(GRACE_SECONDS)
+    if lines:
+        reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.section("left behind", red=True)
+            for line in lines:
+                reporter.line(line)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    shutil.rmtree(_folder, ignore_errors=True)

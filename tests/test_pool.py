@@ -1,0 +1,493 @@
+"""Pool: every method of multiprocessing's, its errors, and its end."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import multiprocessing.pool
+import os
+import pickle
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from workload import (
+    LONG,
+    Counted,
+    add,
+    die,
+    fail,
+    fail_on_negative,
+    fail_until_third,
+    get_value,
+    hold,
+    nested,
+    note,
+    pid,
+    pid_after,
+    raise_at_start,
+    set_value,
+    size_of,
+    sleep,
+    square,
+    until,
+    wait_for,
+)
+
+import multihost
+from multihost.pool import Pool
+
+if TYPE_CHECKING:
+    from conftest import MakePool
+
+
+# -- calls ---------------------------------------------------------------------------------------------
+
+
+def test_every_method_answers_what_multiprocessing_answers(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    numbers = list(range(30))
+    squares = [number**2 for number in numbers]
+    pairs = [(number, 1) for number in numbers]
+    sums = [number + 1 for number in numbers]
+    assert pool.apply(add, (2,), {"right": 3}) == 5
+    assert pool.apply_async(add, (2, 3)).get() == 5
+    assert pool.map(square, numbers) == squares
+    assert pool.map_async(square, numbers).get() == squares
+    assert pool.starmap(add, pairs) == sums
+    assert pool.starmap_async(add, pairs).get() == sums
+    assert list(pool.imap(square, numbers)) == squares
+    assert sorted(pool.imap_unordered(square, numbers)) == squares
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 3, 7, 1000])
+def test_map_keeps_the_order_whatever_the_chunks(make_pool: MakePool, chunksize: int | None) -> None:
+    assert make_pool(2).map(square, range(500), chunksize) == [number**2 for number in range(500)]
+
+
+@pytest.mark.parametrize(
+    "iterable", [[], (), range(0), iter([]), {}, set()], ids=lambda each: type(each).__name__
+)
+def test_nothing_to_do(make_pool: MakePool, iterable: Any) -> None:
+    pool = make_pool(1)
+    assert pool.map(square, iterable) == []
+    assert pool.map_async(square, []).get(0) == []
+    assert list(pool.imap(square, iterable)) == []
+
+
+def test_any_iterable_will_do(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    assert pool.map(square, (number for number in range(4))) == [0, 1, 4, 9]
+    assert sorted(pool.map(square, {1, 2})) == [1, 4]
+    assert pool.map(str.upper, "abc") == ["A", "B", "C"]
+    assert pool.map(square, {1: "a", 2: "b"}.keys()) == [1, 4]
+
+
+def test_an_exception_arrives_with_its_remote_traceback(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    with pytest.raises(ValueError, match="no 7") as caught:
+        pool.apply(fail, (7,))
+    cause = caught.value.__cause__
+    assert type(cause) is multiprocessing.pool.RemoteTraceback  # type: ignore[attr-defined]
+    assert "in fail" in str(cause)
+    assert pool.apply(square, (3,)) == 9
+
+
+def test_the_first_error_by_index_wins_once_all_items_are_done(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool(2)
+    with pytest.raises(ValueError, match="-3"):
+        pool.map(fail_on_negative, [1, -3, 2, -4] * 10, 1)
+    result = pool.map_async(note, [(str(tmp_path), number) for number in range(20)])
+    assert result.get() == list(range(20))
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_a_result_tells_its_state(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool(1)
+    begun, release = tmp_path / "begun", tmp_path / "release"
+    result = pool.apply_async(hold, ((str(begun), str(release)),))
+    wait_for(str(begun))
+    assert not result.ready()
+    with pytest.raises(ValueError, match="not ready"):
+        result.successful()
+    with pytest.raises(multiprocessing.TimeoutError):
+        result.get(0.01)
+    result.wait(0.01)
+    assert not result.ready()
+    release.touch()
+    result.wait()
+    assert result.ready() and result.successful() and isinstance(result.get(), int)
+    failed = pool.apply_async(fail, (1,))
+    failed.wait()
+    assert failed.ready() and not failed.successful()
+
+
+def test_result_classes_have_the_names_of_multiprocessing(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    assert type(pool.apply_async(square, (1,))).__name__ == "AsyncResult"
+    assert type(pool.map_async(square, [1])).__name__ == "MapResult"
+    assert type(pool.imap(square, [1])).__name__ == "IMapIterator"
+    assert multihost.TimeoutError is multiprocessing.TimeoutError
+
+
+# -- callbacks -----------------------------------------------------------------------------------------
+
+
+def test_callbacks_run_in_the_order_of_the_results_and_before_get_returns(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    seen: list[Any] = []
+    results = [pool.apply_async(square, (number,), callback=seen.append) for number in range(50)]
+    assert results[-1].get() == 49 * 49
+    assert seen == [number**2 for number in range(50)]
+    assert pool.map_async(square, [5, 6], callback=seen.append).get() == seen[-1] == [25, 36]
+
+
+def test_error_callbacks_get_the_exception(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    errors: list[BaseException] = []
+    fine: list[Any] = []
+    pool.apply_async(fail, (1,), callback=fine.append, error_callback=errors.append).wait()
+    pool.map_async(fail, [1, 2], callback=fine.append, error_callback=errors.append).wait()
+    assert [type(error) for error in errors] == [ValueError, ValueError]
+    assert not fine
+
+
+def test_a_callback_may_use_the_pool(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    again: list[int] = []
+    done = threading.Event()
+
+    def once_more(value: int) -> None:
+        again.append(pool.apply(square, (value,)))
+        pool.apply_async(square, (again[0],), callback=last)
+
+    def last(value: int) -> None:
+        again.append(value)
+        done.set()
+
+    assert pool.apply_async(square, (2,), callback=once_more).get(30) == 4
+    assert done.wait(30) and again == [16, 256]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_callback_that_raises_stops_nothing(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    assert pool.apply_async(square, (2,), callback=fail).get(30) == 4
+    assert pool.apply(square, (3,)) == 9
+
+
+def test_callbacks_come_though_nobody_waits(make_pool: MakePool) -> None:
+    done = threading.Event()
+    make_pool(1).apply_async(square, (2,), callback=lambda _: done.set())
+    assert done.wait(30)
+
+
+# -- options -------------------------------------------------------------------------------------------
+
+
+def test_arguments_are_checked(make_pool: MakePool) -> None:
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="at least 1"):
+            make_pool(wrong)
+    for no_number in (0, -1, "a"):
+        with pytest.raises(ValueError, match="maxtasksperchild"):
+            make_pool(1, maxtasksperchild=no_number)
+    with pytest.raises(TypeError, match="initializer must be a callable"):
+        make_pool(1, initializer=3)
+    with pytest.raises(ValueError, match="timeout"):
+        make_pool(1, timeout=0)
+    with pytest.raises(ValueError, match="retries"):
+        make_pool(1, retries=-1)
+    pool = make_pool(1)
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="Chunksize must be 1"):
+            pool.imap(square, [1], wrong)
+    with pytest.raises(ValueError, match="buffersize"):
+        pool.imap(square, [1], buffersize=0)
+
+
+def test_the_initializer_runs_once_in_each_process(make_pool: MakePool) -> None:
+    pool = make_pool(2, set_value, ("set",))
+    assert pool.map(get_value, range(10), 1) == ["set"] * 10
+
+
+def test_a_pool_has_its_own_processes_and_as_many_as_it_says(make_pool: MakePool) -> None:
+    first, second = make_pool(2, set_value, (1,)), make_pool(3, set_value, (2,))
+    assert first.map(get_value, range(6), 1) == [1] * 6
+    assert second.map(get_value, range(6), 1) == [2] * 6
+    pids = set(first.map(pid_after, [0.05] * 12, 1))
+    assert len(pids) == 2 and os.getpid() not in pids
+    assert pids.isdisjoint(second.map(pid_after, [0.01] * 6, 1))
+
+
+def test_a_failing_initializer_is_an_error_and_no_hang(make_pool: MakePool) -> None:
+    pool = make_pool(2, raise_at_start)
+    with pytest.raises(multihost.RemoteError, match="this initializer always fails"):
+        pool.map(square, range(10))
+    with pytest.raises(multihost.RemoteError, match="this initializer always fails"):
+        pool.apply(square, (1,))
+    with pytest.raises(multihost.RemoteError, match="this initializer always fails"):
+        list(pool.imap(square, range(10)))
+
+
+def test_processes_are_replaced_after_maxtasksperchild(make_pool: MakePool) -> None:
+    pids = make_pool(1, maxtasksperchild=2).map(pid, range(6), 1)
+    assert len(set(pids)) == 3
+    assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4] == pids[5]
+
+
+def test_options_of_a_call(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool(2)
+    with pytest.raises(ValueError, match="call 1"):
+        pool.apply(fail_until_third, (str(tmp_path),))
+    (tmp_path / "1").unlink()
+    assert pool.options(retries=2).apply(fail_until_third, (str(tmp_path),)) == 3
+    with pytest.raises(multiprocessing.TimeoutError):
+        pool.options(timeout=0.1).apply(sleep, (LONG,))
+    assert pool.apply(sleep, (0.2,)) == 0.2
+    hasty = pool.options(timeout=LONG)
+    pool.close()
+    with pytest.raises(ValueError, match="Pool not running"):
+        hasty.apply(square, (1,))
+
+
+# -- large inputs --------------------------------------------------------------------------------------
+
+
+def test_a_large_input_is_not_pickled_all_at_once(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool(1)
+    begun, release = tmp_path / "begun", tmp_path / "release"
+    blocked = pool.apply_async(hold, ((str(begun), str(release)),))
+    wait_for(str(begun))
+    size, count = 1 << 20, 300
+    Counted.pickled = 0
+    result = pool.map_async(size_of, [Counted(size)] * count, 1)
+    result.wait(0.5)
+    assert 0 < Counted.pickled * size <= 80 << 20
+    release.touch()
+    blocked.wait()
+    assert result.get() == [size] * count
+
+
+def test_large_buffers_come_back_as_they_were_and_writable(make_pool: MakePool) -> None:
+    sent = bytearray(os.urandom(1 << 20))
+    back = make_pool(1).apply(pickle.loads, (pickle.dumps(sent),))
+    assert back == sent
+    back[0] ^= 1
+
+
+# -- the end -------------------------------------------------------------------------------------------
+
+
+def test_close_lets_the_work_end_and_takes_no_more(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    results = [pool.apply_async(pid_after, (0.01,)) for _ in range(20)]
+    pool.close()
+    pool.close()
+    for call in (pool.apply, pool.apply_async):
+        with pytest.raises(ValueError, match="Pool not running"):
+            call(square, (1,))
+    for method in (pool.map, pool.map_async, pool.imap, pool.imap_unordered):
+        with pytest.raises(ValueError, match="Pool not running"):
+            method(square, [1])
+    with pytest.raises(ValueError, match="Pool not running"):
+        pool.__enter__()
+    pool.join()
+    assert len({result.get() for result in results}) <= 2
+
+
+def test_join_wants_close_first(make_pool: MakePool) -> None:
+    with pytest.raises(ValueError, match="Pool is still running"):
+        make_pool(1).join()
+
+
+def test_terminate_ends_what_runs_at_once(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool(2)
+    begun = tmp_path / "begun"
+    result = pool.apply_async(hold, ((str(begun), "never"),))
+    mapped = pool.map_async(sleep, [LONG] * 10)
+    iterated = pool.imap(sleep, [LONG] * 10)
+    wait_for(str(begun))
+    before = time.monotonic()
+    pool.terminate()
+    pool.join()
+    assert time.monotonic() - before < 10
+    for get in (result.get, mapped.get, iterated.next):
+        with pytest.raises(multihost.MultihostError, match="terminated"):
+            get(10)
+
+
+def test_terminate_of_a_pool_that_did_nothing(make_pool: MakePool) -> None:
+    pool = make_pool(3)
+    pool.terminate()
+    pool.terminate()
+    pool.join()
+
+
+def test_a_with_block_ends_the_pool(address: str) -> None:
+    with Pool(2, address=address) as pool:
+        assert pool.map(square, [2]) == [4]
+    pool.join()
+    assert not pool._pool
+
+
+def test_a_forgotten_pool_warns_and_goes(address: str) -> None:
+    pool = Pool(1, address=address)
+    children = [child.pid for child in pool._pool]
+    holder = [pool]
+    del pool
+    with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
+        holder.clear()
+    _await_end(children)
+
+
+def test_a_result_keeps_its_pool_alive_until_it_is_there(address: str, tmp_path: Path) -> None:
+    begun, release = tmp_path / "begun", tmp_path / "release"
+    pool = Pool(1, address=address)
+    known = weakref.ref(pool)
+    result = pool.apply_async(hold, ((str(begun), str(release)),))
+    wait_for(str(begun))
+    del pool
+    gc.collect()
+    assert known() is not None
+    release.touch()
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        _await_end([result.get(30)])
+
+
+def test_results_do_not_outlive_their_owner(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    result = pool.apply_async(Counted, (10,))
+    value = weakref.ref(result.get())
+    assert value() is not None
+    del result
+    gc.collect()
+    assert value() is None
+
+
+def test_a_pool_does_not_pickle(make_pool: MakePool) -> None:
+    with pytest.raises(NotImplementedError, match="cannot be passed between processes"):
+        pickle.dumps(make_pool(1))
+
+
+def test_a_closed_pool_leaves_no_process(address: str) -> None:
+    pool = Pool(2, address=address)
+    children = [child.pid for child in pool._pool]
+    pool.close()
+    pool.join()
+    _await_end(children)
+
+
+# -- threads and nesting -------------------------------------------------------------------------------
+
+
+def test_threads_share_a_pool(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    problems: list[str] = []
+
+    def work(number: int) -> None:
+        for turn in range(20):
+            if pool.apply(square, (number,)) != number**2:
+                problems.append(f"apply {number}")
+            if pool.map(square, range(turn)) != [each**2 for each in range(turn)]:
+                problems.append(f"map {number}")
+            if list(pool.imap(square, range(3))) != [0, 1, 4]:
+                problems.append(f"imap {number}")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not problems and not any(thread.is_alive() for thread in threads)
+
+
+def test_many_threads_wait_for_one_result(make_pool: MakePool, tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    result = make_pool(1).apply_async(hold, ((str(tmp_path / "begun"), str(release)),))
+    got: list[int] = []
+    threads = [threading.Thread(target=lambda: got.append(result.get(60))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    release.touch()
+    for thread in threads:
+        thread.join(60)
+    assert len(got) == 6 and len(set(got)) == 1
+
+
+def test_closing_while_others_submit_loses_nothing(make_pool: MakePool) -> None:
+    for _ in range(5):
+        pool = make_pool(1)
+        results: list[Any] = []
+        refused = threading.Event()
+
+        def submit(
+            pool: Pool = pool, results: list[Any] = results, refused: threading.Event = refused
+        ) -> None:
+            try:
+                while True:
+                    results.append(pool.apply_async(square, (2,)))
+            except ValueError:
+                refused.set()
+
+        thread = threading.Thread(target=submit)
+        thread.start()
+        until(lambda results=results: len(results) > 20)
+        pool.close()
+        assert refused.wait(30)
+        thread.join()
+        pool.join()
+        outcomes = [result.get(30) if result.successful() else "late" for result in results]
+        # A call that lost the race has the error of a closed pool as its outcome.
+        assert set(outcomes[:-1]) == {4} and outcomes[-1] in (4, "late")
+
+
+def test_a_pool_within_a_child(make_pool: MakePool) -> None:
+    assert make_pool(1).apply(nested, (4,)) == 14
+
+
+def test_a_pool_survives_what_its_children_die_of(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    with pytest.raises(multihost.WorkerLostError):
+        pool.apply(die, (-9,))
+    assert pool.map(square, range(10)) == [number**2 for number in range(10)]
+
+
+# -- the package ---------------------------------------------------------------------------------------
+
+
+def test_names_of_multiprocessing_are_there(address: str) -> None:
+    for name in multiprocessing.__all__:
+        assert getattr(multihost, name) is not None
+    assert multihost.Process is multiprocessing.Process
+    assert multihost.current_process() is multiprocessing.current_process()
+    assert set(multiprocessing.__all__) <= set(dir(multihost))
+    assert multihost.cpu_count() >= 1
+    with multihost.get_context("spawn").Pool(1, address=address) as pool:
+        assert type(pool) is Pool and pool.apply(square, (3,)) == 9
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = multihost.nonsense
+
+
+def test_importing_the_package_brings_none_of_the_heavy_ones() -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys, multihost.pool\n"
+        "with multihost.Pool(1, address='') as pool: pool.map(abs, [1])\n"
+        "heavy = {'zmq', 'msgpack', 'cloudpickle', 'psutil', 'click', 'asyncio'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    path = os.pathsep.join(filter(None, [*sys.path, os.environ.get("PYTHONPATH", "")]))
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, timeout=60, env={**os.environ, "PYTHONPATH": path}
+    )
+
+
+def _await_end(pids: list[int]) -> None:
+    for each in pids:
+        until(lambda each=each: not os.path.exists(f"/proc/{each}"))
