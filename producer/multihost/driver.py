@@ -407,8 +407,9 @@ class Driver:
 
     def _turn(self, timeout: float | None) -> None:
         """Send what is to be sent, wait for what comes, take it in. The mutex is held."""
-        self._drain_inbox()
-        more = self._produce()
+        # A command may have done what is waited for: then do not wait.
+        more = self._drain_inbox()
+        more = self._produce() or more
         now = time.monotonic()
         due = self._next_deadline()
         if due is not None:
@@ -427,9 +428,11 @@ class Driver:
         if self._waiters:
             self._release_waiters()
 
-    def _drain_inbox(self) -> None:
+    def _drain_inbox(self) -> bool:
+        drained = bool(self._inbox)
         while self._inbox:
             self._inbox.popleft()()
+        return drained
 
     def _produce(self) -> bool:
         """Let every job that was poked send more. True: some have still more to send."""
