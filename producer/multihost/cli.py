@@ -1,59 +1,32 @@
-"""The command line. A sub-command is a module of :mod:`multihost.commands`, imported only when it is used."""
+"""The command line's entry."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-
-import click
 
 from multihost_common.errors import MultihostError
 
-#: Sub-commands in the order of ``--help``, with a line each, so that help needs no imports.
-COMMANDS = {
-    "run": "Run a script that uses multiprocessing on multihost.",
-    "map": "Call a function for each line of standard input.",
-    "broker": "Serve producers and workers on one TCP port.",
-    "worker": "Run tasks on this host for a broker.",
-    "status": "Show workers, pools and jobs of a broker.",
-    "health": "Exit 0 if the broker, or this host's worker, is well.",
-    "keys": "Show or make keys and tokens.",
-    "bench": "Compare with multiprocessing on this machine.",
-    "version": "Show versions.",
-}
-
-
-class LazyGroup(click.Group):
-    """Imports a sub-command when it is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name."""
-        if cmd_name not in COMMANDS:
-            return None
-        command = import_module(f"multihost.commands.{cmd_name}").command
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of sub-commands in ``--help``."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-def cli() -> None:
-    """Python's multiprocessing, spanning hosts."""
+#: What supervisors run every few seconds, and what it may cost: these forms go without the import of click.
+HEALTH = (["health"], ["health", "--worker"])
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``multihost``. An error is one line on stderr and an exit code of sysexits.h."""
     try:
-        cli.main(args=args, prog_name="multihost")
+        _run(list(sys.argv[1:] if args is None else args))
     except MultihostError as error:
         print(f"multihost: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _run(args: list[str]) -> None:
+    if args in HEALTH and "MULTIHOST_HEALTH_TIMEOUT" not in os.environ:
+        from multihost.commands.asking import check
+
+        check(worker=len(args) > 1)
+        return
+    from multihost.commands.group import cli
+
+    cli.main(args=args, prog_name="multihost")

@@ -1,22 +1,14 @@
-"""What several sub-commands need: options, logging, a question to the broker."""
+"""What several sub-commands need: options, logging."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import sys
-import time
-from typing import TYPE_CHECKING, Any
+import math
 
 import click
 
-from multihost_common.errors import BrokerLostError, ConfigError, HandshakeError
-
-if TYPE_CHECKING:
-    from multihost_common.wire import Dealer
-
-DEFAULT_BROKER = "tcp://127.0.0.1:5555"
+from multihost.commands.asking import DEFAULT_BROKER
+from multihost_common.errors import ConfigError
 
 address_argument = click.argument("address", envvar="MULTIHOST_BROKER", default=DEFAULT_BROKER)
 
@@ -66,51 +58,6 @@ def start_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-def ask(
-    address: str, what: str, token_file: str | None = None, keys: str | None = None, timeout: float = 5.0
-) -> dict[str, Any]:
-    """The broker's answer to ``what``, over its real socket; just its welcome if ``what`` is empty."""
-    from multihost_common.keys import find_token
-    from multihost_common.messages import ADMIN, PRODUCER, WORKER, Ask, Bye
-    from multihost_common.wire import Dealer
-
-    deadline = time.monotonic() + timeout
-    # A worker's token opens no questions, but being welcomed at all is answer enough for some.
-    roles = (ADMIN, PRODUCER) if what else (ADMIN, PRODUCER, WORKER)
-    dealer = Dealer(address, find_token(*roles, token_file=token_file, keys=keys))
-    try:
-        dealer.handshake(_hello(), timeout)
-        if not what:
-            dealer.send(Bye())
-            return {}
-        dealer.send(Ask(what))
-        return _answer(dealer, deadline)
-    finally:
-        dealer.close()
-
-
-def _hello() -> Any:
-    from multihost_common.messages import ADMIN, PROTOCOL_VERSION, Hello
-
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return Hello(ADMIN, PROTOCOL_VERSION, python, 5, os.uname().nodename, os.getpid(), 0, "command line")
-
-
-def _answer(dealer: Dealer, deadline: float) -> dict[str, Any]:
-    from multihost_common.messages import Answer, Bye, Refused
-    from multihost_common.wire import milliseconds
-
-    while dealer.socket.poll(milliseconds(deadline - time.monotonic())):
-        for message in dealer.receive():
-            if isinstance(message, Answer):
-                answer: dict[str, Any] = json.loads(bytes(message.frames[0]))
-                dealer.send(Bye())
-                return answer
-            if isinstance(message, Refused):
-                raise HandshakeError(message.text)
-    raise BrokerLostError(f"the broker at {dealer.address} does not answer; see its log")
-
-
 def size(text: str | None) -> int:
     """Bytes in ``512M``, ``2GiB``, ``100000``; 0 for None."""
     if not text:
@@ -120,6 +67,9 @@ def size(text: str | None) -> int:
         unit = 1024 ** ("KMGT".index(number[-1].upper()) + 1)
         number = number[:-1]
     try:
-        return int(float(number) * unit)
-    except (ValueError, OverflowError):
-        raise ConfigError(f"{text!r} is no amount of memory; write it like 512M or 2G") from None
+        amount = float(number) * unit
+    except ValueError:
+        amount = math.nan
+    if not 0 <= amount < math.inf:
+        raise ConfigError(f"{text!r} is no amount of memory; write it like 512M or 2G")
+    return int(amount)

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from multihost.commands.shared import address_argument, ask, json_option, keys_option, token_file_option
+from multihost.commands.asking import ask
+from multihost.commands.shared import address_argument, json_option, keys_option, token_file_option
 
 
 @click.command()

@@ -17,6 +17,8 @@ from multihost_common import __version__
 @json_option
 def command(as_json: bool) -> None:
     """Show the versions of multihost, its protocol, Python and the libraries."""
+    import zmq
+
     from multihost_common.messages import PROTOCOL_VERSION
 
     versions = {
@@ -24,6 +26,7 @@ def command(as_json: bool) -> None:
         "protocol": PROTOCOL_VERSION,
         "python": platform.python_version(),
         **{name: _installed(name) for name in ("pyzmq", "msgpack", "cloudpickle", "psutil", "click")},
+        "libzmq": zmq.zmq_version(),
     }
     click.echo(json.dumps(versions) if as_json else "\n".join(f"{k} {v}" for k, v in versions.items()))
 
