@@ -190,8 +190,9 @@ class Minder:
         if child.pid == 0 and not child.killed_for and not pool.broken:
             pool.failed_starts += 1
             if pool.failed_starts >= MAX_FAILED_STARTS:
-                text = f"{pool.failed_starts} children in a row ended before they were ready: {event.text}"
-                self._break(pool, text)
+                how = f"signal {event.signal}" if event.signal else f"exit code {event.exitcode}"
+                text = f"{pool.failed_starts} children in a row ended before they were ready ({how})"
+                self._break(pool, f"{text}: {event.text}" if event.text else text)
         self._assigner.feed(pool)
         self.pool_ended(pool)
         self._spare()
