@@ -6,8 +6,8 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,14 @@ from multihost.pool import Pool
 from multihost_common.errors import EX_CONFIG, EX_NOPERM, EX_OK, WorkerLostError
 from multihost_common.keys import make_keys
 
-MakePool = Callable[..., AbstractContextManager[Pool]]
+#: A worker on a host whose disk is full.
+NO_ROOM = """
+import tempfile, os, errno
+def full(*args, **kwds): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+tempfile.mkdtemp = full
+from multihost.cli import main
+main()
+"""
 
 
 @pytest.fixture
@@ -146,6 +153,12 @@ def test_an_address_nobody_can_dial_ends_the_worker(keys: Path, temp: dict[str, 
     with Shell(multihost_argv("worker", "nonsense", "--keys", keys), env=temp) as w:
         ended(w, EX_CONFIG, "write it like tcp://host:5555")
     assert not private(temp)
+
+
+def test_a_host_without_room_for_its_files_is_told(keys: Path, tmp_path: Path) -> None:
+    argv = multihost_argv("worker", nobody_at(), "--keys", keys)
+    with Shell([*argv[:1], "-c", NO_ROOM, *argv[3:]]) as w:
+        ended(w, EX_CONFIG, "a worker cannot start here: [Errno 28] No space left on device")
 
 
 # -- losing it -----------------------------------------------------------------------------------------

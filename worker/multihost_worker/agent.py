@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from multihost_common.cpus import available_cpus, thread_limits
-from multihost_common.errors import BrokerLostError, HandshakeError, ProtocolError
+from multihost_common.errors import BrokerLostError, ConfigError, HandshakeError, ProtocolError
 from multihost_common.keys import Token
 from multihost_common.messages import PROTOCOL_VERSION, WORKER, Hello, Message, Refused, Welcome
 from multihost_common.wire import CONNECTED, Dealer, Waiter
@@ -99,6 +99,10 @@ class Agent:
         self._waiter = Waiter()
         self._wake_fd = self._wake_read.fileno()
         self._waiter.watch(self._wake_fd)
+        self._remind_at = self._heard + PATIENCE
+        self._look_at = self._heard
+        # First what may be refused: an address that cannot be used leaves no directory.
+        self._dial()
         self._private = PrivateDir()
         self._printer = Printer(self._send, self.host, time.monotonic)
         self._children = Children(
@@ -108,9 +112,6 @@ class Agent:
             env=thread_limits(max(1, cpus // self.slots)),
             watch=self._waiter.watch,
         )
-        self._remind_at = self._heard + PATIENCE
-        self._look_at = self._heard
-        self._dial()
 
     def _dial(self) -> None:
         self._dealer = Dealer(self.config.address, self.config.token)
@@ -319,7 +320,10 @@ class Agent:
 
 def work(config: Config) -> int:
     """Run an agent in this process until SIGTERM or SIGINT; answers its exit status."""
-    agent = Agent(config)
+    try:
+        agent = Agent(config)
+    except OSError as error:
+        raise ConfigError(f"a worker cannot start here: {error}") from None
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     wakeup = signal.set_wakeup_fd(agent.wakeup_fd(), warn_on_full_buffer=False)
     for number in before:
