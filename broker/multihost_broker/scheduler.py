@@ -25,7 +25,7 @@ from multihost_common.messages import Lease as LeaseMessage
 #: Seconds of work a child has waiting, so that it never waits for the network.
 AHEAD = 0.02
 
-#: Items a child has waiting at most, however small they are.
+#: Chunks a child has waiting at most, however small they are.
 MOST_AHEAD = 4096
 
 #: A chunk that takes longer than this is not prefetched: better it begins elsewhere.
@@ -168,7 +168,7 @@ class Scheduler:
         each = job.pace.seconds
         if each == 0.0 or job.opened.at_most_once:
             return slots * size - held
-        ahead = max(size, min(job.pace.items_in(AHEAD), MOST_AHEAD))
+        ahead = max(size, min(job.pace.items_in(AHEAD), MOST_AHEAD * size))
         most = slots * ahead + (size if each * size < LONG else 0)
         room = most - held
         if held > slots * size and room < most // 8:

@@ -12,8 +12,8 @@ from multihost_worker.work import AgentJob, Work
 #: Seconds of work a child is given in one go.
 QUANTUM = 0.004
 
-#: Items in one go at most, however small.
-MOST_ITEMS = 2048
+#: Chunks in one go at most, however small.
+MOST_CHUNKS = 2048
 
 #: Chunks that take longer than this are not given to a busy child.
 LONG = 1.0
@@ -97,7 +97,7 @@ class Assigner:
         """About how many items the child is given in one go."""
         if job.opened.at_most_once:
             return 1
-        items = min(job.pace.items_in(QUANTUM), MOST_ITEMS)
+        items = min(job.pace.items_in(QUANTUM), MOST_CHUNKS * pool.queue.head().span.block.chunksize)
         if pool.live > 1:
             # Towards the end everyone gets less, so that all end together.
             items = min(items, -(-pool.queue.items // (2 * pool.live)))

@@ -297,8 +297,7 @@ class Child:
         begin = 0
         while begin < len(items):
             try:
-                for at, item in enumerate(items[begin:] if begin else items, running + begin):
-                    page[RUNNING] = at
+                for page[RUNNING], item in enumerate(items[begin:] if begin else items, running + begin):
                     append(call(item))
                 return
             except BaseException as error:  # noqa: BLE001
