@@ -247,7 +247,9 @@ class PoolHandle:
         dropped: list[Receiver] = []
         spare = self.limit or self.engine.capacity
         for stream in list(self._streams.values()):
+            under_way = stream.under_way
             receivers, items = stream.drop_waiting(spare)
+            spare = max(0, spare - under_way)
             dropped += receivers
             if items:
                 self.engine.cancel(stream, items.start, len(items))

@@ -345,6 +345,11 @@ class StreamJob(BaseJob):
         """Is no call under way?"""
         return not self._waiting and not self._receivers
 
+    @property
+    def under_way(self) -> int:
+        """Calls without an answer."""
+        return len(self._waiting) + len(self._receivers)
+
     def close(self) -> None:
         """No more calls; the job ends after those there are."""
         self._closing = True
