@@ -253,6 +253,8 @@ class Driver:
 
     def _do(self, command: Callable[[], None]) -> None:
         """Have the leader carry this out. If nobody leads, that is done here and now."""
+        if self._closing:
+            return
         self._inbox.append(command)
         if self._mutex.acquire(blocking=False):
             try:
@@ -265,6 +267,8 @@ class Driver:
 
     def _kick(self) -> None:
         """Make sure that somebody looks at the inbox soon."""
+        if self._closing:
+            return
         if self._polling:
             self._wake()
         elif not self._mutex.locked():
@@ -566,6 +570,11 @@ class Driver:
                 self._calling.release()
 
     # -- the end -----------------------------------------------------------------------------------
+
+    def disown(self) -> None:
+        """This is a forked process: connections and children are its parent's, and locks may be held."""
+        self._failure = MultihostError("this pool belongs to the parent process; make a new one after a fork")
+        self._closing = True
 
     def close(self) -> None:
         """End everything of this engine in this process."""

@@ -135,6 +135,9 @@ class Engine(Protocol):
     def close(self) -> None:
         """End everything of this engine in this process."""
 
+    def disown(self) -> None:
+        """Never touch anything again: this process was forked from the one the engine belongs to."""
+
 
 _engines: dict[str, Engine] = {}
 
@@ -196,6 +199,8 @@ def forget_engines() -> None:
     global _making
     # Kept alive on purpose: their finalizers would act on the parent's sockets and children.
     _inherited.extend(_engines.values())
+    for engine in _engines.values():
+        engine.disown()
     _engines.clear()
     _making = threading.Lock()
 

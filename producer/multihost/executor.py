@@ -22,8 +22,8 @@ from multihost.engine import Completion, Engine
 from multihost.failures import Raised
 from multihost.handle import PoolHandle, make_options
 from multihost.iterators import IMapIterator, Inbox, Pulled
+from multihost.results import closed_error
 from multihost.sources import Items
-from multihost_common.errors import MultihostError
 from multihost_common.messages import CALL_MAP, CALL_STAR
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Future(BaseFuture[Any]):
         if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED):
             return
         if not self._engine.wait(self._call, timeout) and timeout is None and not self.done():
-            raise MultihostError("the call was not answered before its engine was closed; call again")
+            raise closed_error()
 
     def _mark_cancelled(self) -> bool:
         with self._condition:

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from os import getpid
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -138,7 +139,7 @@ class Pool:
         self, func: Callable[..., R], args: Iterable[Any] = (), kwds: Mapping[str, Any] | None = None
     ) -> R:
         """``func(*args, **kwds)`` in a process of the pool."""
-        if self._state != RUN:
+        if self._state != RUN or self._handle.pid != getpid():
             self._check_running()
         result = AsyncResult(self, self._engine)
         self._submit(result, func, args, kwds, kick=False)
@@ -154,7 +155,7 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> AsyncResult:
         """Like :meth:`apply`, without waiting."""
-        if self._state != RUN:
+        if self._state != RUN or self._handle.pid != getpid():
             self._check_running()
         result = AsyncResult(self, self._engine, callback, error_callback)
         self._submit(result, func, args, kwds, kick=True)

@@ -27,7 +27,7 @@ def closed_error() -> Exception:
     """What to raise when a wait without a limit ended without an answer."""
     from multihost_common.errors import MultihostError
 
-    return MultihostError("the engine was closed before this was answered: the process is ending")
+    return MultihostError("this will not be answered here: the process is ending, or was forked meanwhile")
 
 
 def run_callback(function: Callable[[Any], object], value: Any) -> None:
