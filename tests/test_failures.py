@@ -9,7 +9,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError
 from concurrent.futures.process import _RemoteTraceback
 from pathlib import Path
@@ -28,6 +28,7 @@ from workload import (
     leave,
     lock_or,
     no_unpickle,
+    outcomes,
     pid,
     raise_two_arguments,
     sleep,
@@ -44,19 +45,6 @@ if TYPE_CHECKING:
 #: One item among these is bad; enough for several messages.
 NUMBERS = [*range(1, 150), -9, *range(150, 300)]
 GOOD = [number for number in NUMBERS if number >= 0]
-
-
-def outcomes(results: Iterator[Any]) -> tuple[list[Any], list[BaseException]]:
-    """(values, exceptions) that an iterator gives out."""
-    values: list[Any] = []
-    errors: list[BaseException] = []
-    while True:
-        try:
-            values.append(next(results))
-        except StopIteration:
-            return values, errors
-        except Exception as error:  # noqa: BLE001
-            errors.append(error)
 
 
 # -- a child dies --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from workload import LONG, fail_on_negative, hold, note, sleep, square, until, wait_for
+from workload import LONG, fail_on_negative, hold, note, outcomes, sleep, square, until, wait_for
 
 from multihost.pool import Pool
 
@@ -132,13 +132,14 @@ def test_next_with_a_timeout(make_pool: MakePool, tmp_path: Path) -> None:
 
 def test_an_iterable_that_raises(make_pool: MakePool) -> None:
     pool = make_pool(2)
-    for method in (pool.imap, pool.imap_unordered):
-        results = method(square, breaks_after(3))
-        assert sorted(next(results) for _ in range(3)) == [0, 1, 4]
-        with pytest.raises(LookupError, match="no more"):
-            next(results)
-        with pytest.raises(StopIteration):
-            next(results)
+    results = pool.imap(square, breaks_after(3))
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    with pytest.raises(LookupError, match="no more"):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+    values, errors = outcomes(pool.imap_unordered(square, breaks_after(3)))
+    assert sorted(values) == [0, 1, 4] and [str(error) for error in errors] == ["no more"]
     with pytest.raises(LookupError, match="no more"):
         pool.map(square, breaks_after(3))
     assert pool.map(square, [2]) == [4]

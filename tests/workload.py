@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -191,3 +192,16 @@ def until(holds: Any, seconds: float = 30.0) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"not so within {seconds} s"
         time.sleep(0.005)
+
+
+def outcomes(results: Iterator[Any]) -> tuple[list[Any], list[BaseException]]:
+    """(values, exceptions) that an iterator gives out."""
+    values: list[Any] = []
+    errors: list[BaseException] = []
+    while True:
+        try:
+            values.append(next(results))
+        except StopIteration:
+            return values, errors
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
