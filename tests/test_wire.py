@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
+import msgpack
 import pytest
 from shells import Broker, Peer, broker, hello, peer, settle
 from strangers import closes, nobody, plain_zmq, silent, talker, web
@@ -172,6 +173,44 @@ def test_frames_of_all_sizes_pass_unchanged(running: Broker) -> None:
             content = os.urandom(size)
             producer.send(m.Blob(b"d" * 32, (content,)))
             assert producer.ask("health")["ok"]
+
+
+@pytest.mark.parametrize(
+    ("frames", "inline"),
+    [
+        ((b"", b""), True),
+        ((b"x" * 24, b"y" * 1000), True),
+        ((b"x" * 24, b"y" * 1001), False),
+        ((b"a", memoryview(b"b"), bytearray(b"c"), b"d"), True),
+        ((b"a", b"b", b"c", b"d", b"e"), False),
+    ],
+)
+def test_small_payload_travels_inside_the_header(frames: tuple[bytes, ...], inline: bool) -> None:
+    sent = m.encode(m.Feed(7, 0, 1, 1, frames))
+    assert len(sent) == (1 if inline else 1 + len(frames))
+    got = m.decode(sent)
+    assert isinstance(got, m.Feed)
+    assert [bytes(each) for each in got.frames] == [bytes(each) for each in frames]
+    assert got.job == 7
+
+
+@pytest.mark.parametrize(
+    ("payload", "frames", "code"),
+    [
+        ([b"a", b"b"], [b"c", b"d"], "E_DECODE"),
+        ([b"a"], [], "E_FRAMES"),
+        ([b"a"] * 59, [], "E_FRAMES"),
+        (["a", "b"], [], "E_DECODE"),
+        ([b"a", 7], [], "E_DECODE"),
+        ([], [b"a"], "E_FRAMES"),
+    ],
+)
+def test_payload_inside_the_header_is_checked(payload: list[object], frames: list[bytes], code: str) -> None:
+    header = [m.Feed.opcode, 7, 0, 1, 1, *payload]
+    if len(payload) == 59:
+        header = [m.Cancel.opcode, 7, 0, 1, True, *payload]
+    with pytest.raises(ProtocolError, match=code):
+        m.decode([msgpack.packb(header), *frames])
 
 
 def test_a_frame_the_broker_would_not_take_is_not_sent(running: Broker) -> None:
