@@ -14,13 +14,11 @@ import platform
 import sys
 import time
 
-import zmq
-
 from multihost.driver import Driver
 from multihost_common import messages as m
 from multihost_common.errors import BrokerLostError, ConfigError, MultihostError, ProtocolError
 from multihost_common.keys import find_token
-from multihost_common.wire import CONNECTED, Dealer, milliseconds
+from multihost_common.wire import CONNECTED, Dealer, Waiter
 
 #: Seconds to connect and be welcomed.
 HANDSHAKE_TIMEOUT = 5.0
@@ -52,9 +50,9 @@ class RemoteEngine(Driver):
         self._heartbeat = welcome.heartbeat or 1.0
         self._heard = time.monotonic()
         self._next_beat = self._heard + self._heartbeat
-        self._poller = zmq.Poller()
-        self._poller.register(self._wake_reader, zmq.POLLIN)
-        self._dealer.register(self._poller)
+        self._waiter = Waiter()
+        for fd in (self._wake_reader, *self._dealer.fds):
+            self._waiter.watch(fd)
         atexit.register(self.close)
         # Signs of life are due whether or not a caller waits.
         self._ensure_thread()
@@ -79,11 +77,10 @@ class RemoteEngine(Driver):
         self._dealer.send(m.Cancel(job.id))
 
     def _poll(self, timeout: float | None) -> None:
-        ready = self._poller.poll(None if timeout is None else milliseconds(timeout))
-        for source, _ in ready:
-            if source == self._wake_reader:
+        for fd, _ in self._waiter.wait(0 if self._dealer.pending() else timeout):
+            if fd == self._wake_reader:
                 self.drain_wakeups()
-            elif source is self._dealer.monitor:
+            elif fd == self._dealer.fds[1]:
                 self._read_signals()
         messages = self._dealer.receive(BATCH)
         if messages:
