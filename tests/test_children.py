@@ -137,14 +137,31 @@ def test_recycling_bounds_the_memory_of_both_ends(nurse: Nursery) -> None:
     assert len(nurse.children._children[1].link.mappings._maps) <= 4
 
 
-def test_an_answer_does_not_wait_for_a_slow_successor(nurse: Nursery, tmp_path: Path) -> None:
-    """The consumer of the first result may be what the next item waits for."""
+@pytest.mark.parametrize("chunksize", [1, 5, 1000])
+@pytest.mark.parametrize("count", [1, 10, 5000])
+def test_answers_do_not_wait_for_a_slow_successor(
+    nurse: Nursery, tmp_path: Path, count: int, chunksize: int
+) -> None:
+    """Whoever consumes them may be what that one waits for."""
     nurse.begin(function=tasks.wait_for_file)
     gate = tmp_path / "gate"
-    nurse.give(["", str(gate)], chunksize=1)
-    assert nurse.outcomes(1) == {0: ""}
+    nurse.give([*[""] * count, str(gate), "", ""], chunksize=chunksize)
+    assert set(nurse.outcomes(count)) == set(range(count))
     gate.touch()
-    assert len(nurse.outcomes(2)) == 2
+    answers = nurse.outcomes(count + 3)
+    assert answers == {**dict.fromkeys(range(count + 3), ""), count: str(gate)}
+
+
+def test_a_child_is_not_prompted_without_need(nurse: Nursery) -> None:
+    nurse.begin(function=tasks.count_prompts)
+    nurse.give([0.3])
+    nurse.give([0.0, 0.0, 0.3], start=1, chunksize=3)
+    nurse.give([0.0], start=4)
+    answers = nurse.outcomes(5)
+    assert (answers[0], answers[4]) == (0, 1)
+    assert nurse.children.deadline() is not None
+    nurse.children.poll(0.1)
+    assert nurse.children.deadline() is None, "nobody has anything to do, so nobody looks"
 
 
 def test_a_job_that_is_forgotten_or_unknown(nurse: Nursery) -> None:

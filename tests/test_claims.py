@@ -64,7 +64,7 @@ def child(book: ClaimBook) -> Iterator[OtherProcess]:
 
 
 def test_what_is_not_claimed_is_taken_back(book: ClaimBook, child: OtherProcess) -> None:
-    book.given = 100
+    book.give(100)
     assert child.claim(0, 10)
     assert child.claim(10, 30)
     assert book.reclaim() == 30
@@ -72,24 +72,24 @@ def test_what_is_not_claimed_is_taken_back(book: ClaimBook, child: OtherProcess)
 
 
 def test_all_of_it_before_anything_is_claimed(book: ClaimBook, child: OtherProcess) -> None:
-    book.given = 100
+    book.give(100)
     assert book.reclaim() == 0
     assert not child.claim(0, 1)
 
 
 def test_nothing_is_left_to_take(book: ClaimBook, child: OtherProcess) -> None:
     assert book.reclaim() == 0
-    book.given = 10
+    book.give(10)
     assert child.claim(0, 10)
     assert book.reclaim() == 10
     assert book.reclaim() == 10
 
 
 def test_what_is_given_later_can_be_claimed_and_taken(book: ClaimBook, child: OtherProcess) -> None:
-    book.given = 100
+    book.give(100)
     assert child.claim(0, 10)
     assert book.reclaim() == 10
-    book.given = 200
+    book.give(200)
     assert not child.claim(10, 20)
     assert child.claim(100, 110)
     assert book.reclaim() == 110
@@ -97,11 +97,11 @@ def test_what_is_given_later_can_be_claimed_and_taken(book: ClaimBook, child: Ot
 
 
 def test_taken_twice_without_the_child_noticing(book: ClaimBook, child: OtherProcess) -> None:
-    book.given = 100
+    book.give(100)
     assert book.reclaim() == 0
-    book.given = 200
+    book.give(200)
     assert book.reclaim() == 100
-    book.given = 300
+    book.give(300)
     assert not child.claim(0, 1)
     assert not child.claim(100, 101)
     assert child.claim(200, 201)
@@ -111,7 +111,7 @@ def test_an_answer_that_ends_where_the_taken_begins_unlocks_nothing(
     book: ClaimBook, child: OtherProcess
 ) -> None:
     """The child sends it before it tries the next claim, which must fail."""
-    book.given = 100
+    book.give(100)
     assert child.claim(0, 10)
     assert book.reclaim() == 10
     book.passed(10)
@@ -120,7 +120,7 @@ def test_an_answer_that_ends_where_the_taken_begins_unlocks_nothing(
 
 def test_locks_are_given_up_when_the_child_is_past_them(book: ClaimBook, child: OtherProcess) -> None:
     for turn in range(50):
-        book.given = 100 * (turn + 1)
+        book.give(100 * (turn + 1))
         assert child.claim(100 * turn, 100 * turn + 10)
         assert book.reclaim() == 100 * turn + 10
         assert not child.claim(100 * turn + 10, 100 * turn + 20)
@@ -144,6 +144,22 @@ def test_progress_is_told_by_the_page(book: ClaimBook) -> None:
     page[0] = 0
     assert book.progress(12.0) == (-1, 12.0)
     assert book.position() == -1
+
+
+def test_results_withheld_behind_a_long_item_are_noticed_once(book: ClaimBook) -> None:
+    page = Claims(book.fd).page
+    book.give(10)
+    assert not book.withholds(), "it runs nothing"
+    page[0] = 1
+    assert [book.withholds() for _ in range(3)] == [False] * 3, "nothing is done before the first"
+    page[0] = 4
+    assert [book.withholds() for _ in range(4)] == [False, True, False, False]
+    book.passed(3)
+    page[0] = 5
+    assert [book.withholds() for _ in range(3)] == [False, True, False]
+    page[0] = 6
+    book.passed(5)
+    assert [book.withholds() for _ in range(3)] == [False] * 3
 
 
 # -- with children -----------------------------------------------------------------------------------

@@ -100,11 +100,15 @@ class LocalEngine(Driver):
             self._settle()
 
     def _next_deadline(self) -> float | None:
-        return self._agent.deadline()
+        due, look = self._agent.deadline(), self._children.deadline()
+        if due is None or look is None:
+            return look if due is None else due
+        return min(due, look)
 
     def _housekeeping(self, now: float) -> None:
         self._events.append(e.Tick())
         self._settle()
+        self._children.tick()
 
     # -- the rest ----------------------------------------------------------------------------------
 

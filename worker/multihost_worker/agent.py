@@ -151,11 +151,11 @@ class Agent:
         if now >= self._pulse_at:
             self._pulse(now)
         self._handle_all()
+        self._children.tick()
 
     def _patience(self) -> float:
-        deadline = self.core.deadline()
-        wake_at = self._pulse_at if deadline is None else min(deadline, self._pulse_at)
-        return wake_at - time.monotonic()
+        deadlines = (self._pulse_at, self.core.deadline(), self._children.deadline())
+        return min(each for each in deadlines if each is not None) - time.monotonic()
 
     def _pulse(self, now: float) -> None:
         self._pulse_at = now + PULSE

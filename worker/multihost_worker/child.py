@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _signal import SIGURG, signal  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
 from itertools import accumulate, pairwise
 from time import monotonic_ns, perf_counter
 
@@ -66,6 +67,7 @@ class Child:
 
     def serve(self) -> int:
         """Do what the agent says until it says stop, or is gone. Returns the exit status."""
+        signal(SIGURG, self.outbox.prompted)
         while True:
             message = self.link.receive()
             if message is None:
@@ -165,14 +167,16 @@ class Child:
         buffers: list[Frame],
     ) -> None:
         outbox = self.outbox
-        done = flushed = chunk = 0
+        outbox.begin(number, start, chunksize, position)
+        done = chunk = 0
         chunks = len(pieces)
         while chunk < chunks:
             stop = min(chunk + job.stride, chunks)
             upto = min(count, stop * chunksize - skip)
             if not self.claims.claim(position + done, position + upto):
                 break
-            begun = perf_counter()
+            begun = outbox.begun = perf_counter()
+            outbox.waits = True
             if job.error:
                 outbox.values += [Failure((NO_UNPICKLE, job.error))] * (upto - done)
             elif chunksize == 1:
@@ -181,18 +185,18 @@ class Child:
                 self._chunks(
                     job, pieces, chunk, stop, position + done + 1, buffers, chunksize, skip, upto - done
                 )
+            outbox.waits = False
             now = perf_counter()
-            outbox.spent += now - begun
+            outbox.spent += now - outbox.begun
             _adapt(job, stop - chunk, now - begun)
             done, chunk = upto, stop
             if chunk < chunks and outbox.due(now, now - begun):
-                outbox.flush(number, start + flushed, chunksize, position + done)
-                flushed = done
+                outbox.flush()
         # A segment that held them goes back with these results, not with the next.
         pieces.clear()
         buffers.clear()
         if outbox.values:
-            outbox.flush(number, start + flushed, chunksize, position + done)
+            outbox.flush()
 
     def _run_once(
         self,
@@ -207,6 +211,7 @@ class Child:
         buffers: list[Frame],
     ) -> None:
         """At most once: an item is claimed alone, and its result sent before the next begins."""
+        self.outbox.begin(number, start, 1, position)
         items: list[Any] = []
         held = -1
         for item in range(count):
@@ -228,17 +233,16 @@ class Child:
             else:
                 self._items(job, [items[at]], position + item + 1)
             self.outbox.spent += perf_counter() - begun
-            self.outbox.flush(number, start + item, 1, position + item + 1)
+            self.outbox.flush()
 
     def _singles(
         self, job: Job, pieces: list[Frame], first: int, stop: int, running: int, buffers: list[Frame]
     ) -> None:
         """Chunks of one item each, pickled bare."""
-        call, page, values = job.call, self.claims.page, self.outbox.values
-        append = values.append
+        call, page, append = job.call, self.claims.page, self.outbox.values.append
         load = (lambda piece: loads(piece, buffers=buffers)) if buffers else loads
         running -= first
-        answered = len(values) - first
+        answered = self.outbox.noted() - first
         begin = first
         while begin < stop:
             try:
@@ -248,7 +252,7 @@ class Child:
                 return
             except BaseException as error:  # noqa: BLE001
                 # Counted anew: a signal's handler can raise after the value was noted.
-                begin = len(values) - answered
+                begin = self.outbox.noted() - answered
                 if begin < stop:
                     append(self._retry_single(job, error, pieces[begin], buffers))
             begin += 1
@@ -291,9 +295,8 @@ class Child:
             count -= size
 
     def _items(self, job: Job, items: list[Any], running: int) -> None:
-        call, page, values = job.call, self.claims.page, self.outbox.values
-        append = values.append
-        answered = len(values)
+        call, page, append = job.call, self.claims.page, self.outbox.values.append
+        answered = self.outbox.noted()
         begin = 0
         while begin < len(items):
             try:
@@ -302,7 +305,7 @@ class Child:
                 return
             except BaseException as error:  # noqa: BLE001
                 # Counted anew: a signal's handler can raise after the value was noted.
-                begin = len(values) - answered
+                begin = self.outbox.noted() - answered
                 if begin < len(items):
                     append(_again(job, error, items[begin]))
             begin += 1

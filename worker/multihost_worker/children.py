@@ -1,7 +1,7 @@
 """The shell around child processes: carries out the core's child actions and tells its events.
 
 Nothing here blocks. An outside loop watches descriptors (``watch``), calls ``process`` for those that
-are ready, and everything that has come becomes events.
+are ready and ``tick`` at the ``deadline``, and everything that has come becomes events.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from multihost_worker.events import (
     StopChild,
 )
 from multihost_worker.link import DEFINE, FAILED, FORGET, READY, RESULT, RUN, SETUP, STOP, Link, LinkError
+from multihost_worker.prompter import Prompter
 from multihost_worker.segments import Segments, allotment
-from multihost_worker.server import Server
+from multihost_worker.server import Server, kill_group
 
 if TYPE_CHECKING:
     from _socket import socket
@@ -102,6 +103,7 @@ class Children:
         self._owners: dict[int, _Child] = {}
         #: What is watched now: descriptor to events.
         self.watched: dict[int, int] = {}
+        self._prompter = Prompter(clock)
         self._segments = Segments(dropped=self._dropped, limit=allotment(1))
         self._server = server or Server(env, preload)
         self._closed = False
@@ -151,11 +153,25 @@ class Children:
         poller = select.poll()
         for fd, events in self.watched.items():
             poller.register(fd, events)
+        due = self.deadline()
+        if due is not None:
+            left = due - self._clock()
+            timeout = left if timeout is None else min(left, timeout)
         ready = poller.poll(None if timeout is None else max(0.0, timeout * 1000))
+        self.tick()
         for fd, mask in ready:
             if fd in self.watched:
                 self.process(fd, mask)
         return bool(ready)
+
+    def deadline(self) -> float | None:
+        """When ``tick`` is due, by the clock."""
+        return self._prompter.due
+
+    def tick(self) -> None:
+        """See to it that no child sits on results; does nothing before the deadline."""
+        if self._prompter.due is not None:
+            self._prompter.look((each.pid, each.book) for each in self._children.values())
 
     def sample(self) -> None:
         """Emit ChildMemory for every child."""
@@ -274,7 +290,8 @@ class Children:
     def _run(self, action: Run) -> None:
         each = self._children.get(action.child)
         if each is not None:
-            each.book.given = max(each.book.given, action.position + action.count)
+            each.book.give(action.position + action.count)
+            self._prompter.given()
             args = (action.position, action.job, action.start, action.count, action.chunksize, action.skip)
             self._send(each, RUN, args, action.frames)
 
@@ -387,7 +404,7 @@ class Children:
         """A child that has closed its socket is ending, or useless; its death is reported."""
         self._set(each.link.fd, 0)
         if not self._server.request(KILL, each.child, []) and each.pid:
-            _kill_group(each.pid)
+            kill_group(each.pid)
         self._flushed_server()
 
     # -- the forkserver ------------------------------------------------------------------------------
@@ -425,7 +442,7 @@ class Children:
         lost = list(self._children.values())
         for each in lost:
             if each.pid:
-                _kill_group(each.pid)
+                kill_group(each.pid)
         self._server.reset()
         for each in lost:
             each.tail = each.tail or b"the forkserver was killed"
@@ -462,13 +479,6 @@ class Children:
             if number in each.link.known:
                 each.link.known.discard(number)
                 each.link.dropping.append(number)
-
-
-def _kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except OSError:
-        return
 
 
 def _close_all(fds: Iterable[int]) -> None:

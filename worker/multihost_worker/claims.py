@@ -58,6 +58,11 @@ class ClaimBook:
         self._page = memoryview(self._mapping).cast("Q")
         #: Positions below this were given to the child.
         self.given = 0
+        #: It will answer up to here, and has answered up to there.
+        self.expected = 0
+        self.answered = 0
+        self._looked = 0
+        self._prompted = 0
         self._taken: list[tuple[int, int]] = []
         self._seen = (0, 0.0)
 
@@ -81,8 +86,26 @@ class ClaimBook:
             self._seen = (running, now)
         return running - 1, self._seen[1]
 
+    def give(self, stop: int) -> None:
+        """The child is given positions up to ``stop``."""
+        self.given = self.expected = stop
+
+    def withholds(self) -> bool:
+        """Has it done items that it has not sent, while one takes long? Says so once for each such
+        item, the second time that it is seen to run."""
+        running = self._page[RUNNING]
+        again, self._looked = running == self._looked, running
+        if not again or running - 1 <= self.answered or running == self._prompted:
+            return False
+        self._prompted = running
+        return True
+
     def reclaim(self) -> int:
         """Take back all that the child has not claimed; from the answer on it is the agent's."""
+        self.expected = self._reclaim()
+        return self.expected
+
+    def _reclaim(self) -> int:
         while True:
             claimed = self._page[CLAIMED]
             if self._taken:
@@ -102,6 +125,8 @@ class ClaimBook:
 
     def passed(self, position: int) -> None:
         """The child has got past ``position``: what was taken before need not stay locked."""
+        self.answered = position
+        # A position within what was taken, its beginning included, does not say that the child knows.
         while self._taken and self._taken[0][1] <= position:
             start, stop = self._taken[0]
             lockf(self.fd, LOCK_UN, stop - start, BASE + start)

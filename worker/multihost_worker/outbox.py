@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from time import perf_counter
 
@@ -57,7 +58,15 @@ class Outbox:
 
     def __init__(self, link: Link) -> None:
         self.link = link
+        #: Emptied in place: the loops hold it.
         self.values: list[Any] = []
+        self._block = (0, 0, 0, 0)
+        #: Values of this block that have been sent.
+        self._gone = 0
+        #: Users' code runs, so that ``prompted`` may send.
+        self.waits = False
+        #: Since when time is to be added to ``spent``.
+        self.begun = 0.0
         #: Seconds that went into the values since results were last sent.
         self.spent = 0.0
         self._credit = float(BURST)
@@ -72,9 +81,42 @@ class Outbox:
         self._credit = max(0.0, self._credit - 1.0)
         return True
 
-    def flush(self, job: int, start: int, chunksize: int, position: int) -> None:
-        """Send all; the first is of item ``start``. ``position``: below it all is done."""
-        values, self.values = self.values, []
+    def begin(self, job: int, start: int, chunksize: int, position: int) -> None:
+        """The values to come are of items of this job from ``start`` on, at ``position`` and beyond."""
+        self._block = job, start, chunksize, position
+        self._gone = 0
+
+    def noted(self) -> int:
+        """How many items of the block have their value."""
+        waits, self.waits = self.waits, False
+        count = self._gone + len(self.values)
+        self.waits = waits
+        return count
+
+    def prompted(self, *_: object) -> None:
+        """A signal's handler: this item takes long, so send what was done before it."""
+        if not self.waits or not self.values:
+            return
+        self.waits = False
+        try:
+            now = perf_counter()
+            self.spent += now - self.begun
+            self.begun = now
+            self.flush()
+        except BaseException as error:  # noqa: BLE001
+            # Raised by another signal's handler. Values may be lost: their items must run again.
+            sys.excepthook(type(error), error, error.__traceback__)
+            os._exit(1)
+        self.waits = True
+
+    def flush(self) -> None:
+        """Send all there are."""
+        job, start, chunksize, position = self._block
+        values = self.values[:]
+        self.values.clear()
+        start += self._gone
+        self._gone += len(values)
+        position += self._gone
         _flush_output()
         kinds = set(map(type, values))
         if kinds <= _SIMPLE:

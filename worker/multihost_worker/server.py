@@ -153,10 +153,7 @@ class Server:
                 self.reports()
         if not self.eof:
             for pid in pids:
-                try:
-                    os.killpg(pid, signal.SIGKILL)
-                except OSError:
-                    continue
+                kill_group(pid)
         self.reset()
 
     def abandon(self) -> None:
@@ -166,6 +163,14 @@ class Server:
             self._sock.close()
             self._sock = None
         self.fd, self.pid = -1, 0
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL for a child and what it has started."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        return
 
 
 def _duplicates(fds: Sequence[int]) -> list[int]:
