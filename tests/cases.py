@@ -11,13 +11,13 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing.pool import MaybeEncodingError
 from pathlib import Path
 
 import workload
 
 import multihost
 from multihost import NoWorkersError, Pool, RemoteError, WorkerLostError
+from multihost.pool import MaybeEncodingError
 
 ITEMS = 200
 
