@@ -315,17 +315,16 @@ def cpu_seconds(argv: list[str], env: dict[str, str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_health_costs_little(running: Broker, tmp_path: Path) -> None:
+def test_health_costs_less_than_100_ms(running: Broker, tmp_path: Path) -> None:
     env = {**running.settings(), "TMPDIR": str(tmp_path)}
-    bare = min(cpu_seconds([sys.executable, "-c", "pass"], env) for _ in range(3))
-    for args in ([], ["--worker"]):
-        if args:
-            with worker(running, env=env):
-                spent = min(cpu_seconds(multihost_argv("health", *args), env) for _ in range(5))
-        else:
-            spent = min(cpu_seconds(multihost_argv("health", *args), env) for _ in range(5))
-        # A machine that starts a bare interpreter slowly is slow, or busy.
-        assert spent < max(0.1, 4 * bare), f"{spent:.3f} s, a bare interpreter {bare:.3f} s"
+
+    def cheap(*args: str) -> bool:
+        # The best of a few: on a busy machine the same work takes longer.
+        return any(cpu_seconds(multihost_argv("health", *args), env) < 0.1 for _ in range(10))
+
+    assert cheap()
+    with worker(running, env=env):
+        assert cheap("--worker")
 
 
 def test_health_imports_nothing_of_the_user_and_nothing_heavy(running: Broker, tmp_path: Path) -> None:

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from concurrent.futures._base import BrokenExecutor
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from multihost_common.lost import RemoteError, WorkerLostError
+
+__all__ = [
+    "EX_CANTCREAT",
+    "EX_CONFIG",
+    "EX_IOERR",
+    "EX_NOPERM",
+    "EX_OK",
+    "EX_SOFTWARE",
+    "EX_TEMPFAIL",
+    "EX_UNAVAILABLE",
+    "EX_USAGE",
+    "AuthError",
+    "BrokerLostError",
+    "ConfigError",
+    "HandshakeError",
+    "MultihostError",
+    "NoWorkersError",
+    "ProtocolError",
+    "RemoteError",
+    "WorkerLostError",
+]
 
 EX_OK = 0
 EX_USAGE = 64
@@ -67,43 +86,11 @@ class NoWorkersError(MultihostError):
     exit_code = EX_UNAVAILABLE
 
 
-class RemoteError(MultihostError, BrokenExecutor):
-    """Something that cannot be pickled or unpickled; the text holds the remote traceback."""
+def __getattr__(name: str) -> type[MultihostError]:
+    # Their base costs the import of concurrent.futures and logging: more than a health check may.
+    if name in ("RemoteError", "WorkerLostError"):
+        from multihost_common import lost
 
-
-class WorkerLostError(MultihostError, BrokenExecutor):
-    """The process that ran an item ended too often (or once, with ``at_most_once``).
-
-    ``item``: index in its job. ``deaths``: how many processes it took along. ``host``, ``pid``,
-    ``signal`` (0: it exited), ``exitcode``, ``rss`` (peak, bytes) and ``oom`` tell of the last one.
-    """
-
-    def __init__(
-        self,
-        text: str,
-        *,
-        item: int = -1,
-        deaths: int = 0,
-        host: str = "",
-        pid: int = 0,
-        signal: int = 0,
-        exitcode: int = 0,
-        rss: int = 0,
-        oom: bool = False,
-    ) -> None:
-        super().__init__(text)
-        self.item, self.deaths = item, deaths
-        self.host, self.pid = host, pid
-        self.signal, self.exitcode = signal, exitcode
-        self.rss, self.oom = rss, oom
-
-    def __reduce__(self) -> tuple[object, ...]:
-        facts = {name: self.__dict__[name] for name in _FACTS}
-        return _lost_again, (str(self), facts)
-
-
-_FACTS = ("item", "deaths", "host", "pid", "signal", "exitcode", "rss", "oom")
-
-
-def _lost_again(text: str, facts: dict[str, Any]) -> WorkerLostError:
-    return WorkerLostError(text, **facts)
+        found: type[MultihostError] = getattr(lost, name)
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
