@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -22,6 +23,9 @@ from multihost.pool import Pool
 #: Seconds that processes and threads have to end after the last test.
 GRACE_SECONDS = 5.0
 
+#: Slots of the cluster: pools of a test share them.
+SLOTS = 6
+
 MakePool = Callable[..., Pool]
 MakeExecutor = Callable[..., Executor]
 
@@ -29,10 +33,35 @@ MakeExecutor = Callable[..., Executor]
 # -- pools, of whatever engine -------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[""], ids=["local"])
+def pytest_configure(config: pytest.Config) -> None:
+    """A marker of ours."""
+    config.addinivalue_line("markers", "local: only makes sense on the local engine")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What uses pools runs on both engines, unless it is marked ``local``."""
+    if "address" in metafunc.fixturenames:
+        local = metafunc.definition.get_closest_marker("local") is not None
+        metafunc.parametrize("address", ["local"] if local else ["local", "cluster"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a broker on loopback, with a worker of as many slots as any test needs."""
+    # Here, since it imports much that other tests do not need.
+    import shells
+
+    with shells.cluster(tmp_path_factory.mktemp("cluster") / "keys", SLOTS) as (broker, _):
+        os.environ["MULTIHOST_KEYS"] = str(broker.keys)
+        yield broker.address
+        del os.environ["MULTIHOST_KEYS"]
+        close_engines()
+
+
+@pytest.fixture
 def address(request: pytest.FixtureRequest) -> str:
-    """Where pools run: "" is this machine. A module may parametrize it with addresses of its own."""
-    return str(request.param)
+    """Where pools run: "" is this machine."""
+    return str(request.getfixturevalue("cluster")) if request.param == "cluster" else ""
 
 
 @pytest.fixture
@@ -134,6 +163,16 @@ def _ours(now: dict[str, str], before: dict[str, str]) -> list[str]:
     ]
 
 
+def _stop_pyzmq() -> list[str]:
+    """End the thread that pyzmq keeps for buffers on their way; none may be left by now."""
+    garbage = sys.modules.get("zmq.utils.garbage")
+    if garbage is None:
+        return []
+    lines = [f"buffer on its way: {each!r:.100}" for each in garbage.gc.refs.values()]
+    garbage.gc.stop()
+    return lines
+
+
 #: What an engine opens.
 _KINDS = ("socket:", "pipe:", "/memfd:", "/dev/shm/", "anon_inode:")
 
@@ -157,7 +196,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     gc.collect()
     close_engines()
-    lines = _leftovers[0].after(GRACE_SECONDS)
+    lines = _stop_pyzmq() + _leftovers[0].after(GRACE_SECONDS)
     if lines:
         reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:

@@ -117,6 +117,7 @@ def test_three_deaths_are_three_runs(make_pool: MakePool, tmp_path: Path) -> Non
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.local
 def test_a_child_killed_from_outside(make_pool: MakePool, tmp_path: Path) -> None:
     pool = make_pool(2)
     begun, release = tmp_path / "begun", tmp_path / "release"
@@ -203,6 +204,10 @@ def test_timeout_ends_only_its_own_child(make_pool: MakePool) -> None:
     (error,) = errors
     assert isinstance(error, multiprocessing.TimeoutError)
     assert "timeout=0.5 s" in str(error) and platform.node() in str(error)
+
+
+@pytest.mark.local
+def test_the_other_children_of_the_pool_stay(make_pool: MakePool) -> None:
     pool = make_pool(2, timeout=0.5)
     before = {child.pid for child in pool._pool}
     with pytest.raises(multiprocessing.TimeoutError):

@@ -329,14 +329,14 @@ def test_terminate_of_a_pool_that_did_nothing(make_pool: MakePool) -> None:
 
 def test_a_with_block_ends_the_pool(address: str) -> None:
     with Pool(2, address=address) as pool:
-        assert pool.map(square, [2]) == [4]
+        child = pool.apply(pid)
     pool.join()
-    assert not pool._pool
+    _await_end([child])
 
 
 def test_a_forgotten_pool_warns_and_goes(address: str) -> None:
     pool = Pool(1, address=address)
-    children = [child.pid for child in pool._pool]
+    children = pool.map(pid_after, [0.01] * 4, 1)
     holder = [pool]
     del pool
     with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
@@ -375,7 +375,7 @@ def test_a_pool_does_not_pickle(make_pool: MakePool) -> None:
 
 def test_a_closed_pool_leaves_no_process(address: str) -> None:
     pool = Pool(2, address=address)
-    children = [child.pid for child in pool._pool]
+    children = pool.map(pid_after, [0.01] * 4, 1)
     pool.close()
     pool.join()
     _await_end(children)
