@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import struct
 import subprocess
 import sys
@@ -106,3 +108,28 @@ def test_hello_prints_ten_lines() -> None:
     done = run(*PLAIN, EXAMPLES / "hello.py")
     assert done.returncode == 0, done.stderr
     assert [int(line.split()[0]) for line in done.stdout.splitlines()] == [x * x for x in range(10)]
+
+
+@pytest.mark.parametrize("launcher", [PLAIN, RUN], ids=["python", "multihost run"])
+def test_ctrl_c_ends_the_census_at_once(launcher: tuple[str, ...]) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MULTIHOST_")}
+    process = subprocess.Popen(
+        [*launcher, str(EXAMPLES / "census.py"), "--processes", "2"],
+        env={**environment, "PYTHONPATH": SEARCH},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        ready, _, _ = select.select([process.stderr], [], [], 60)
+        assert ready, "no progress is shown"
+        assert " files, " in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode in (130, -signal.SIGINT)
+    assert out == ""
+    assert err.rstrip().endswith("KeyboardInterrupt")
