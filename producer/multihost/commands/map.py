@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -102,6 +102,6 @@ def _print(results: Iterator[Any], show: Callable[[Any], str], name: str | None)
             sys.stdout.buffer.flush()
 
 
-def _refuse(text: str) -> None:
+def _refuse(text: str) -> NoReturn:
     print(f"multihost map: {text}", file=sys.stderr)
     raise SystemExit(EX_USAGE)
