@@ -111,6 +111,9 @@ class Outbox:
 
     def flush(self) -> None:
         """Send all there are."""
+        if not self.values:
+            # A prompt came in between and has sent them.
+            return
         job, start, chunksize, position = self._block
         values = self.values[:]
         self.values.clear()
