@@ -39,6 +39,9 @@ WINDOW_BYTES = 64 << 20
 WINDOW_ITEMS = 1_000_000
 #: Chunks per child sent ahead before a time has been measured, and at least.
 WINDOW_CHUNKS = 4
+#: What the first few items take says little where it is so short, seconds: most of it is the first call's.
+COLD_SECONDS = 1e-4
+COLD_ITEMS = 64
 
 
 @dataclass(slots=True)
@@ -114,7 +117,7 @@ class BaseJob:
         calls: Calls = []
         kind = type(message)
         if kind is Result:
-            self._measure(message.spent * 1e-6 / message.count)  # type: ignore[union-attr]
+            self._measure(message.spent * 1e-6 / message.count, message.count)  # type: ignore[union-attr]
             self._results(message, calls)  # type: ignore[arg-type]
         elif kind is Failed:
             self._failed(message, calls)  # type: ignore[arg-type]
@@ -132,11 +135,13 @@ class BaseJob:
     def _finish(self, calls: Calls) -> None:
         raise NotImplementedError
 
-    def _measure(self, seconds: float) -> None:
+    def _measure(self, seconds: float, count: int) -> None:
         seconds = max(seconds, 1e-8)
         before = self.item_seconds
         # The first item of a child often pays for imports: get over it soon.
         weight = 1.0 if not before else 0.5 if seconds < before else 0.3
+        if seconds < before and count >= COLD_ITEMS:
+            weight = 0.9
         self.item_seconds = before + (seconds - before) * weight
 
     def _weigh(self, packed: Packed) -> None:
@@ -259,6 +264,8 @@ class MapJob(BaseJob):
             return max(self.window, chunksize)
         if self.chunksize is None and not self.item_seconds:
             return 2 * self.capacity
+        if self.chunksize is None and self.item_seconds < COLD_SECONDS and self.answered.count < COLD_ITEMS:
+            return 2 * self.capacity * chunksize
         return self._limit(chunksize)
 
     # -- results
