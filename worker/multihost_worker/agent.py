@@ -93,6 +93,8 @@ class Agent:
         #: When Hello was said over the present connection; 0.0: it was not.
         self._greeted = 0.0
         self._pulse_at = 0.0
+        #: When the core wants a Tick.
+        self._due: float | None = None
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -145,17 +147,21 @@ class Agent:
                 self._children.process(fd, mask)
         self._read_messages()
         now = time.monotonic()
-        deadline = self.core.deadline()
-        if deadline is not None and now >= deadline:
+        if self._due is not None and now >= self._due:
             self._events.append(Tick())
         if now >= self._pulse_at:
             self._pulse(now)
-        self._handle_all()
+        if self._events:
+            self._handle_all()
+            self._due = self.core.deadline()
         self._children.tick()
 
     def _patience(self) -> float:
-        deadlines = (self._pulse_at, self.core.deadline(), self._children.deadline())
-        return min(each for each in deadlines if each is not None) - time.monotonic()
+        wake_at = self._pulse_at
+        for each in (self._due, self._children.deadline()):
+            if each is not None and each < wake_at:
+                wake_at = each
+        return wake_at - time.monotonic()
 
     def _pulse(self, now: float) -> None:
         self._pulse_at = now + PULSE
