@@ -12,7 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from workload import LONG, fail_on_negative, hold, note, outcomes, sleep, square, until, wait_for
+from workload import (
+    LONG,
+    fail_on_negative,
+    hold,
+    note,
+    outcomes,
+    sleep,
+    sleep_shortly,
+    square,
+    until,
+    wait_for,
+    wait_or_square,
+)
 
 from multihost.pool import Pool
 
@@ -58,13 +70,6 @@ def test_unordered_gives_out_what_is_ready(make_pool: MakePool, tmp_path: Path) 
         next(results)
 
 
-def wait_or_square(text: str) -> int:
-    if text.isdigit():
-        return square(int(text))
-    wait_for(text)
-    return 0
-
-
 def test_an_endless_input_is_read_only_ahead_of_the_results(make_pool: MakePool) -> None:
     pool = make_pool(2)
     for method in (pool.imap, pool.imap_unordered):
@@ -75,11 +80,6 @@ def test_an_endless_input_is_read_only_ahead_of_the_results(make_pool: MakePool)
         before = source.read
         assert not _grows(source), f"{before} read, then {source.read}"
         results.close()
-
-
-def sleep_shortly(number: int) -> int:
-    sleep(0.001)
-    return number
 
 
 def _grows(source: Source) -> bool:

@@ -38,6 +38,11 @@ def sleep(seconds: float) -> float:
     return seconds
 
 
+def sleep_shortly(number: int) -> int:
+    time.sleep(0.001)
+    return number
+
+
 def fail(value: object) -> NoReturn:
     raise ValueError(f"no {value}")
 
@@ -106,6 +111,13 @@ def wait_for(path: str, seconds: float = 60.0) -> None:
     while not os.path.exists(path):
         assert time.monotonic() < deadline, f"no {path} within {seconds} s"
         time.sleep(0.002)
+
+
+def wait_or_square(text: str) -> int:
+    if text.isdigit():
+        return square(int(text))
+    wait_for(text)
+    return 0
 
 
 def note(item: tuple[str, int]) -> int:
