@@ -369,3 +369,20 @@ def hoard(size: int) -> None:
     held = bytearray(size)
     held[::4096] = b"x" * len(held[::4096])
     time.sleep(600)
+
+
+def short_unless(item: float) -> float:
+    """Nothing, nearly, for an int; a nap of so many seconds for a float; death for a negative number."""
+    if type(item) is int:
+        if item < 0:
+            os.kill(os.getpid(), 9)
+            time.sleep(600)
+        return item
+    time.sleep(item)
+    return item
+
+
+def short_unless_odd(item: int) -> int:
+    if item % 2:
+        raise ValueError(item)
+    return item

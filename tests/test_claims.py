@@ -132,17 +132,17 @@ def test_locks_are_given_up_when_the_child_is_past_them(book: ClaimBook, child: 
 
 
 def test_progress_is_told_by_the_page(book: ClaimBook) -> None:
-    assert book.progress(5.0) == (-1, 5.0)
+    assert book.progress(5.0) == (-1, 5.0, 1)
     page = Claims(book.fd).page
     page[0] = 8
-    assert book.progress(6.0) == (7, 6.0)
-    assert book.progress(9.0) == (7, 6.0), "since it was first seen"
+    assert book.progress(6.0) == (7, 6.0, 1)
+    assert book.progress(9.0) == (7, 6.0, 1), "since it was first seen"
     page[1], page[2] = 3_000_000_000, 8
-    assert book.progress(10.0) == (7, 3.0), "since the child says"
+    assert book.progress(10.0) == (7, 3.0, 1), "since the child says"
     page[0] = 9
-    assert book.progress(11.0) == (8, 11.0), "the child's time is that of the item before"
+    assert book.progress(11.0) == (8, 11.0, 1), "the child's time is that of the item before"
     page[0] = 0
-    assert book.progress(12.0) == (-1, 12.0)
+    assert book.progress(12.0) == (-1, 12.0, 1)
     assert book.position() == -1
 
 

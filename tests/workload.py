@@ -217,3 +217,14 @@ def outcomes(results: Iterator[Any]) -> tuple[list[Any], list[BaseException]]:
             return values, errors
         except Exception as error:  # noqa: BLE001
             errors.append(error)
+
+
+#: The item that kills whoever runs it.
+SHORT_KILLER = 41_234
+
+
+def short_unless_killer(item: int) -> int:
+    if item == SHORT_KILLER:
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(LONG)
+    return item

@@ -200,8 +200,14 @@ class MapJob(BaseJob):
     def produce(self) -> list[Message]:
         """The next block within the window, or EndJob, or nothing for now."""
         self.poked = False
-        if self.ended or self.over or self.error is not None:
-            return []
+        while not (self.ended or self.over or self.error is not None):
+            messages = self._produce()
+            # Room made while it was found wanting was not announced to anybody: look again.
+            if messages or self.resume_at is None or self.sink.consumed() < self.resume_at:
+                return messages
+        return []
+
+    def _produce(self) -> list[Message]:
         chunksize = self._chunk()
         limit = self._window(chunksize)
         done = self.sink.consumed()
@@ -216,8 +222,10 @@ class MapJob(BaseJob):
         room = max(0, limit - (self.fed - done))
         count = self._whole_chunks(min(ready, room), chunksize, ready, total)
         if not count:
-            self.starving = room > 0
-            self.resume_at = None if room > 0 else self.fed - limit + max(1, limit // 4)
+            self.starving = ready < chunksize
+            # In both respects at once where items are short and room is, too.
+            enough = max(chunksize, limit // 4)
+            self.resume_at = self.fed - limit + enough if room < chunksize else None
             return []
         self.starving = False
         self.resume_at = None

@@ -456,11 +456,11 @@ class Children:
             self._read(each)
         for fd in list(each.outputs):
             self._read_output(each, fd)
-        position = each.book.position()
+        position, covers = each.book.position(), each.book.covers()
         oom = signum == signal.SIGKILL and not each.killed and memory.oom_kills() > each.oom
         text = each.tail.decode(errors="replace")
         self._forget_child(each)
-        self._emit(ChildDied(each.child, position, each.pid, exitcode, signum, rss, oom, text))
+        self._emit(ChildDied(each.child, position, each.pid, exitcode, signum, rss, oom, text, covers))
 
     def _forget_child(self, each: _Child) -> None:
         if self._children.get(each.child) is each:

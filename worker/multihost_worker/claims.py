@@ -2,7 +2,8 @@
 
 The page (shared, one file without a name per child) holds 64-bit words: the position of the item
 that runs plus 1 (0: none), when it began (monotonic, ns; jobs with a timeout only), the position plus
-1 that this time belongs to, and the end of the latest claim. Byte ``BASE + position`` of the same file
+1 that this time belongs to, the end of the latest claim, and of how many items one runs (0: of one;
+very short items are noted in groups). Byte ``BASE + position`` of the same file
 is the lock of that position. A child locks positions before it begins them; the agent takes back what
 has not begun by locking it instead, without the child's help, and a dead child's locks are void.
 
@@ -21,7 +22,7 @@ from multihost_worker.segments import anonymous_file
 PAGE = 4096
 BASE = 1 << 20
 
-RUNNING, SINCE, SINCE_OF, CLAIMED = 0, 1, 2, 3
+RUNNING, SINCE, SINCE_OF, CLAIMED, COVERS = 0, 1, 2, 3, 4
 
 
 class Claims:
@@ -70,21 +71,26 @@ class ClaimBook:
         """Position of the item that runs, or -1."""
         return self._page[RUNNING] - 1
 
-    def progress(self, now: float) -> tuple[int, float]:
-        """(position, since) of the item that runs; where the child noted no time, since first seen."""
+    def covers(self) -> int:
+        """How many items there are, from that position on, of which one runs."""
+        return max(1, self._page[COVERS])
+
+    def progress(self, now: float) -> tuple[int, float, int]:
+        """(position, since, covers) of the item that runs; where the child noted no time, since first
+        seen."""
         running = 0
         for _ in range(3):
             running, since = self._page[RUNNING], self._page[SINCE]
             timed = self._page[SINCE_OF] == running
             if self._page[RUNNING] == running:
                 if not running:
-                    return -1, now
+                    return -1, now, 1
                 if timed:
-                    return running - 1, since / 1e9
+                    return running - 1, since / 1e9, 1
                 break
         if self._seen[0] != running:
             self._seen = (running, now)
-        return running - 1, self._seen[1]
+        return running - 1, self._seen[1], self.covers()
 
     def give(self, stop: int) -> None:
         """The child is given positions up to ``stop``."""
@@ -95,7 +101,7 @@ class ClaimBook:
         item, the second time that it is seen to run."""
         running = self._page[RUNNING]
         again, self._looked = running == self._looked, running
-        if not again or running - 1 <= self.answered or running == self._prompted:
+        if not again or running + self.covers() - 2 <= self.answered or running == self._prompted:
             return False
         self._prompted = running
         return True

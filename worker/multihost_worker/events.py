@@ -51,7 +51,8 @@ class ChildResult:
 @dataclass(slots=True)
 class ChildDied:
     """The child has ended, and all it sent before was told. ``position``: of the item it was
-    running, or -1. ``signal`` 0: it exited with ``exitcode``. ``rss``: peak in bytes, 0: unknown."""
+    running, or -1; it was one of ``covers`` from there on. ``signal`` 0: it exited with ``exitcode``.
+    ``rss``: peak in bytes, 0: unknown."""
 
     child: int
     position: int
@@ -61,6 +62,7 @@ class ChildDied:
     rss: int
     oom: bool
     text: str
+    covers: int = 1
 
 
 @dataclass(slots=True)
@@ -73,11 +75,13 @@ class Reclaimed:
 
 @dataclass(slots=True)
 class Progress:
-    """The child runs the item at ``position`` (-1: none) since the monotonic time ``since``."""
+    """The child runs the item at ``position`` (-1: none) since the monotonic time ``since``; or, of
+    items too short to be told apart, one of the ``covers`` from there on."""
 
     child: int
     position: int
     since: float
+    covers: int = 1
 
 
 @dataclass(slots=True)

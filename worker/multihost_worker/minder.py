@@ -146,12 +146,12 @@ class Minder:
         child = self._books.children.get(event.child)
         if child is None or child.killed_for or not child.given:
             return
-        given = child.find(event.position)
+        given = child.find_first(event.position, event.covers)
         if given is None:
             self._look_again(child)
             return
         job = self._books.jobs.get(given.work.job)
-        if child.suspect and (job is None or given.work.is_cancelled(_item(given, event.position))):
+        if child.suspect and not self._is_wanted(child, event):
             self.kill(child, m.CANCELLED)
             return
         timeout = job.opened.timeout if job else 0.0
@@ -161,6 +161,18 @@ class Minder:
             self._watch.look_at(child, event.since + timeout)
         if not child.killed_for:
             self._look_again(child)
+
+    def _is_wanted(self, child: Child, event: e.Progress) -> bool:
+        """Is anything wanted of what may be running?"""
+        for position in range(event.position, event.position + event.covers):
+            given = child.find(position)
+            if (
+                given
+                and given.work.job in self._books.jobs
+                and not given.work.is_cancelled(_item(given, position))
+            ):
+                return True
+        return False
 
     def _look_again(self, child: Child) -> None:
         """What it has not begun yet may take too long, or be unwanted, too."""
@@ -198,14 +210,18 @@ class Minder:
         self._spare()
 
     def _charge(self, child: Child, event: e.ChildDied) -> None:
-        """The item that was running, and only that one, is charged with the death."""
+        """The item that was running, and only that one, is charged with the death. Where it is one
+        of several, all of them are: each then runs alone, so a second death is surely its own."""
         position = event.position
         if position < 0 and child.given and not child.killed_for:
             # Nothing was noted yet: it died of what comes before the first item, such as an import.
             position = child.given[0].position
-        given = child.find(position)
-        if given is None:
-            return
+        for each in range(position, position + event.covers):
+            given = child.find(each)
+            if given is not None:
+                self._charge_item(child, event, given, each)
+
+    def _charge_item(self, child: Child, event: e.ChildDied, given: Given, position: int) -> None:
         work, item = given.work, _item(given, position)
         wanted = work.job in self._books.jobs and not work.is_cancelled(item)
         if wanted and child.killed_for == m.CANCELLED:

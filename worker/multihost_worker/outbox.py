@@ -65,6 +65,10 @@ class Outbox:
         self._gone = 0
         #: Users' code runs, so that ``prompted`` may send.
         self.waits = False
+        #: Items that are noted together: a prompt cuts what follows, which gets a note of its own.
+        #: And how many values of the block came before them.
+        self.group: list[Any] = []
+        self.group_at = 0
         #: Since when time is to be added to ``spent``.
         self.begun = 0.0
         #: Seconds that went into the values since results were last sent.
@@ -95,7 +99,10 @@ class Outbox:
 
     def prompted(self, *_: object) -> None:
         """A signal's handler: this item takes long, so send what was done before it."""
-        if not self.waits or not self.values:
+        if not self.waits:
+            return
+        del self.group[self._gone + len(self.values) - self.group_at + 1 :]
+        if not self.values:
             return
         self.waits = False
         try:

@@ -59,6 +59,14 @@ class Child:
                 return given
         return None
 
+    def find_first(self, position: int, count: int) -> Given | None:
+        """The first that lies at one of ``count`` positions."""
+        for each in range(position, position + count):
+            given = self.find(each)
+            if given is not None:
+                return given
+        return None
+
     def give(self, work: Work) -> int:
         """It is given this; answers the position of the first item."""
         position = self.position
