@@ -28,6 +28,7 @@ from multihost_common.wire import (
     SNDMORE,
     Waiter,
     check_address,
+    milliseconds,
     more_frames,
     read_monitor,
     readable,
@@ -296,8 +297,18 @@ class Server:
         send_frames(self._socket, frames)
 
     def _farewell(self) -> None:
+        """Say Bye, and let the peers be the ones to hang up, ``linger`` seconds long.
+
+        A connection that ends takes along what its peer has not read yet: so libzmq does where
+        ``ZMQ_IMMEDIATE`` is set, as it is at every :class:`Dealer`.
+        """
         for peer in self._connections.peers():
             self._send(peer, Bye("the broker was stopped"))
+        deadline = time.monotonic() + self.config.linger
+        self._connections.read()
+        while self._connections.peers() and (left := deadline - time.monotonic()) > 0:
+            self._monitor.poll(milliseconds(left))
+            self._connections.read()
 
     # -- ending --------------------------------------------------------------------------------------
 

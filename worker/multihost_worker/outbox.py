@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 VALUES, OUTCOMES = 0, 1
 
 #: Results of a block are sent before it is done, once in so many seconds on average ...
-FLUSH = 0.005
+FLUSH = 0.02
 #: ... but at once, up to so many times, by a child that has sent little lately ...
 BURST = 8
 #: ... and whenever the last claim has taken so long: the next may take even longer.
-SLOW = 0.001
+SLOW = 0.01
 
 #: Pickled results of one message, about, bytes.
 MESSAGE = 1 << 20
