@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -34,8 +35,9 @@ MakeExecutor = Callable[..., Executor]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A marker of ours."""
+    """A marker of ours, and Ctrl-C: a shell has what it runs in the background ignore it."""
     config.addinivalue_line("markers", "local: only makes sense on the local engine")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
