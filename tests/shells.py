@@ -35,7 +35,8 @@ import multihost_common
 import multihost_worker
 from multihost_common import messages as m
 from multihost_common.keys import find_token
-from multihost_common.wire import CONNECTED, Dealer, milliseconds
+from multihost_common.waiter import milliseconds
+from multihost_common.wire import CONNECTED, Dealer
 
 #: Seconds that anything here may take on a busy machine.
 PATIENCE = 20.0

@@ -27,7 +27,8 @@ from multihost_common.errors import (
     ProtocolError,
 )
 from multihost_common.keys import Token, find_token, make_keys, make_token
-from multihost_common.wire import DISCONNECTED, Dealer, Waiter, check_address, milliseconds
+from multihost_common.waiter import Waiter, milliseconds
+from multihost_common.wire import DISCONNECTED, Dealer, check_address
 
 Stranger = Callable[[], AbstractContextManager[str]]
 

@@ -22,8 +22,9 @@ from multihost_common.blobs import Blobs
 from multihost_common.messages import Blob, Grant, Message, Revoke
 from multihost_common.messages import Lease as LeaseMessage
 
-#: Seconds of work a child has waiting, so that it never waits for the network.
-AHEAD = 0.02
+#: Seconds of work a child has waiting at most, so that it never waits for the network. It gets more
+#: when a quarter of that is done, since each message costs as much as some work does.
+AHEAD = 0.1
 
 #: Chunks a child has waiting at most, however small they are.
 MOST_AHEAD = 4096
@@ -171,7 +172,7 @@ class Scheduler:
         ahead = max(size, min(job.pace.items_in(AHEAD), MOST_AHEAD * size))
         most = slots * ahead + (size if each * size < LONG else 0)
         room = most - held
-        if held > slots * size and room < most // 8:
+        if held > slots * size and room < most // 4:
             # Not worth a message yet.
             return 0
         workers = len(share.pool.workers)

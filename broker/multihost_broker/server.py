@@ -23,12 +23,11 @@ from multihost_common.auth import MAX_FRAME, secure_server, unlimited
 from multihost_common.errors import ConfigError, ProtocolError
 from multihost_common.keys import make_keys
 from multihost_common.messages import TEXT, Bye, Hello, Refused, decode, encode
+from multihost_common.waiter import Waiter, milliseconds
 from multihost_common.wire import (
     NOBLOCK,
     SNDMORE,
-    Waiter,
     check_address,
-    milliseconds,
     more_frames,
     read_monitor,
     readable,

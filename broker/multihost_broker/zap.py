@@ -17,7 +17,8 @@ from zmq.utils import z85
 from multihost_common.auth import secure_client
 from multihost_common.errors import MultihostError
 from multihost_common.keys import BrokerKey, Token
-from multihost_common.wire import milliseconds, read_monitor
+from multihost_common.waiter import milliseconds
+from multihost_common.wire import read_monitor
 
 log = logging.getLogger("multihost.broker")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate
+from sys import byteorder
 from typing import TypeAlias
 
 #: Anything that offers the buffer protocol and goes over a wire as one frame.
@@ -33,9 +34,7 @@ def unpack_lengths(frame: Frame) -> array[int]:
 
 
 def _little(numbers: array[int]) -> array[int]:
-    import sys
-
-    if sys.byteorder == "big":
+    if byteorder == "big":
         numbers.byteswap()
     return numbers
 

@@ -1,21 +1,19 @@
 """Every message of the protocol, in one table. ``PROTOCOL.md`` beside this package tells the story.
 
-A message is a dataclass. On the wire it is one msgpack array ``[code, field, field, ...]`` of at
-most 64 KiB, followed by its opaque payload frames; small ones travel in the array. :func:`encode` and
-:func:`decode` are the only way in and out; :func:`decode` accepts exactly what the schema says and
-raises :class:`~multihost_common.errors.ProtocolError` for everything else. Inside one process the
-cores exchange the dataclasses themselves, and nothing is encoded at all.
+A message is a dataclass; :mod:`multihost_common.codec` takes it to the wire and back. Inside one process
+the cores exchange the dataclasses themselves, and nothing is encoded at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import Any
 
 from multihost_common.blocks import Frame
-from multihost_common.errors import ProtocolError
+from multihost_common.codec import MAX_FRAMES as MAX_FRAMES
+from multihost_common.codec import MAX_HEADER_BYTES as MAX_HEADER_BYTES
+from multihost_common.codec import decode as decode
+from multihost_common.codec import encode as encode
 from multihost_common.schema import COUNT as COUNT
 from multihost_common.schema import DIGEST as DIGEST
 from multihost_common.schema import I32 as I32
@@ -32,12 +30,6 @@ from multihost_common.schema import schema as schema
 
 #: Raised with every change that an older peer would misread. Checked at the handshake.
 PROTOCOL_VERSION = 1
-
-#: Headers are small and flat; what is larger is not ours and is refused unparsed.
-MAX_HEADER_BYTES = 65_536
-
-#: More payload frames than this in one message are refused (a block with 60 buffers is plenty).
-MAX_FRAMES = 64
 
 PRODUCER, WORKER, BROKER, ADMIN = "producer", "worker", "broker", "admin"
 
@@ -388,98 +380,3 @@ class Answer(Message):
 
     what: str = text(32)
     frames: Sequence[Frame] = payload()
-
-
-# -- the wire ----------------------------------------------------------------------------------------
-
-#: Payload of so many bytes in all travels inside the header: a frame of its own costs more than a copy.
-INLINE_BYTES = 1024
-
-#: More payload frames than this do not travel inside the header.
-INLINE_FRAMES = 4
-
-
-class _Form:
-    """How messages of one class are written and checked."""
-
-    __slots__ = ("cls", "fields", "high", "low", "read")
-
-    def __init__(self, cls: type[Message]) -> None:
-        told = schema(cls)
-        self.cls: Any = cls
-        self.low, self.high = cls.carries
-        #: (name, type, least, most, whether these are of the length) of each field.
-        self.fields = [
-            (name, kind, *(bounds or (False, True)), kind in (str, bytes)) for name, kind, bounds in told
-        ]
-        # The code once more, so that it is a tuple even without fields.
-        self.read = attrgetter("opcode", *(name for name, _, _ in told), "opcode")
-
-
-_forms: dict[type[Message], _Form] = {}
-
-
-def _form(cls: type[Message]) -> _Form:
-    form = _forms.get(cls)
-    if form is None:
-        form = _forms[cls] = _Form(cls)
-    return form
-
-
-def encode(msg: Message) -> list[Frame]:
-    """Header and payload frames, ready to send."""
-    import msgpack
-
-    form = _form(type(msg))
-    header = form.read(msg)[:-1]
-    frames: Sequence[Frame] = msg.frames if form.high else ()  # type: ignore[attr-defined]
-    inline = 0 < len(frames) <= INLINE_FRAMES and sum(map(len, frames)) <= INLINE_BYTES
-    # A host or file name may hold what is no text: a question mark there is better than no message.
-    packed: bytes = msgpack.packb((*header, *frames) if inline else header, unicode_errors="replace")
-    return [packed] if inline else [packed, *frames]
-
-
-def decode(frames: Sequence[Frame]) -> Message:
-    """The message in ``frames``. Raises ProtocolError unless it is exactly of the schema."""
-    import msgpack
-
-    if not 1 <= len(frames) <= MAX_FRAMES + 1:
-        raise ProtocolError("E_FRAMES", f"{len(frames)} frames")
-    if len(frames[0]) > MAX_HEADER_BYTES:
-        raise ProtocolError("E_HEADER", f"a header of {len(frames[0])} bytes")
-    try:
-        header = msgpack.unpackb(
-            frames[0], max_array_len=64, max_map_len=0, max_ext_len=0, max_str_len=TEXT, max_bin_len=4096
-        )
-    except (ValueError, TypeError) as error:
-        raise ProtocolError("E_DECODE", str(error) or type(error).__name__) from None
-    return _build(header, frames)
-
-
-def _build(header: object, frames: Sequence[Frame]) -> Message:
-    if type(header) is not list or not header or type(header[0]) is not int:
-        raise ProtocolError("E_DECODE", "the header is not an array that begins with a code")
-    cls = TABLE.get(header[0])
-    if cls is None:
-        raise ProtocolError("E_OP", f"no message has code {header[0]}")
-    form = _form(cls)
-    end = len(form.fields) + 1
-    payload = frames[1:] if len(frames) > 1 or len(header) == end else _inline(header, end)
-    if len(header) != end:
-        raise ProtocolError("E_DECODE", f"{cls.__name__} has {len(form.fields)} fields")
-    del header[0]
-    for value, (name, kind, least, most, sized) in zip(header, form.fields, strict=True):
-        if type(value) is not kind or not least <= (len(value) if sized else value) <= most:
-            raise ProtocolError("E_FIELD", f"{cls.__name__}.{name} is out of range")
-    if not form.low <= len(payload) <= form.high:
-        raise ProtocolError("E_FRAMES", f"{cls.__name__} with {len(payload)} payload frames")
-    made: Message = form.cls(*header, payload) if form.high else form.cls(*header)
-    return made
-
-
-def _inline(header: list[Any], end: int) -> list[Any]:
-    """Take the payload out of a header that has it at its end."""
-    payload = header[end:]
-    if all(type(each) is bytes for each in payload):
-        del header[end:]
-    return payload

@@ -449,8 +449,9 @@ class Driver:
             for message in messages:
                 self._send(message)
             if messages:
-                self._poked[job] = None
-                more = True
+                if job.has_more():
+                    self._poked[job] = None
+                    more = True
             elif job.over:
                 self._forget(job)
         return more
@@ -468,7 +469,7 @@ class Driver:
                 self._calls.extend(job.handle(message))
                 if job.over:
                     self._forget(job)
-                else:
+                elif job.has_more():
                     self._poked[job] = None
         elif isinstance(message, m.PoolClosed):
             self._pool_has_closed(message.pool)

@@ -84,6 +84,10 @@ class Job(Protocol):
         """The next Feed messages within the window, or EndJob, or nothing for now."""
         raise NotImplementedError
 
+    def has_more(self) -> bool:
+        """May ``produce`` have something, after a message went either way?"""
+        raise NotImplementedError
+
     def handle(self, message: Result | Failed | EndResults) -> Sequence[Callable[[], object]]:
         """Take in what came back; answers the calls to make without the lock."""
         raise NotImplementedError

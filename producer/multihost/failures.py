@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal as signals
 from typing import Any
 
+from multihost.reduction import load_results, load_values
 from multihost_common.errors import WorkerLostError
 from multihost_common.messages import CANCELLED, MEMORY, TIMED_OUT, VALUES, Failed, Result
 
@@ -21,8 +22,6 @@ class Raised:
 
 def load(message: Result, executor: bool = False) -> tuple[list[Any], bool]:
     """(values, failed) of a result: a value or a :class:`Raised` for each of its items."""
-    from multihost.reduction import load_results, load_values
-
     count = message.count
     if message.encoding == VALUES:
         values: list[Any] | None

@@ -112,6 +112,10 @@ class BaseJob:
         """Is nothing under way?"""
         return self.over
 
+    def has_more(self) -> bool:
+        """May ``produce`` have something, after a message went either way?"""
+        return True
+
     def handle(self, message: Result | Failed | EndResults) -> Calls:
         """Take in what came back; answers the calls to make without the engine's lock."""
         calls: Calls = []
@@ -220,12 +224,15 @@ class MapJob(BaseJob):
             return [self._end()]
         # Negative when the window has shrunk meanwhile: items take longer than was thought.
         room = max(0, limit - (self.fed - done))
-        count = self._whole_chunks(min(ready, room), chunksize, ready, total)
+        # Work that goes out bit by bit costs a message for each bit, here and at every station.
+        enough = max(chunksize, limit // 4)
+        scant = room < min(enough, ready)
+        count = 0 if scant else self._whole_chunks(min(ready, room), chunksize, ready, total)
         if not count:
             self.starving = ready < chunksize
-            # In both respects at once where items are short and room is, too.
-            enough = max(chunksize, limit // 4)
-            self.resume_at = self.fed - limit + enough if room < chunksize else None
+            # Whoever fills the source may fill no more than there is room for.
+            waits = scant or room < chunksize
+            self.resume_at = self.fed - limit + enough if waits else None
             return []
         self.starving = False
         self.resume_at = None
@@ -359,6 +366,10 @@ class StreamJob(BaseJob):
     def idle(self) -> bool:
         """Is no call under way?"""
         return not self._waiting and not self._receivers
+
+    def has_more(self) -> bool:
+        """Are there calls that have not been sent, or is the end to be told?"""
+        return bool(self._waiting) or self._closing
 
     @property
     def under_way(self) -> int:

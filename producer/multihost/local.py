@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import platform
-import select
 import time
 from collections import deque
 
@@ -17,6 +16,7 @@ from multihost_broker import core as broker
 from multihost_broker.events import Received, Send
 from multihost_common import messages as m
 from multihost_common.cpus import available_cpus
+from multihost_common.waiter import Waiter
 from multihost_worker import core as agent
 from multihost_worker import events as e
 from multihost_worker.children import Children
@@ -34,9 +34,9 @@ class LocalEngine(Driver):
         super().__init__()
         self.capacity = available_cpus()
         self._events: deque[e.Event] = deque()
-        self._poller = select.poll()
-        self._poller.register(self._wake_reader, select.POLLIN)
-        self._children = Children(self._events.append, watch=self._watch, server=server)
+        self._waiter = Waiter()
+        self._waiter.watch(self._wake_reader)
+        self._children = Children(self._events.append, watch=self._waiter.watch, server=server)
         self._broker = broker.Core()
         self._agent = agent.Core(agent.CoreConfig(host=platform.node(), heartbeat=0.0))
         self._children.start()
@@ -47,12 +47,6 @@ class LocalEngine(Driver):
             self._ask_broker(peer, hello, now)
         self._agent.handle(e.Connected(), now)
         atexit.register(self.close)
-
-    def _watch(self, fd: int, events: int) -> None:
-        if events:
-            self._poller.register(fd, events)
-        else:
-            self._poller.unregister(fd)
 
     def _limit(self, limit: int) -> int:
         return limit or self.capacity
@@ -91,7 +85,7 @@ class LocalEngine(Driver):
                     self._children.do(action)
 
     def _poll(self, timeout: float | None) -> None:
-        for fd, mask in self._poller.poll(None if timeout is None else timeout * 1000):
+        for fd, mask in self._waiter.wait(timeout):
             if fd == self._wake_reader:
                 self.drain_wakeups()
             else:

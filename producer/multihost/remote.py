@@ -18,7 +18,8 @@ from multihost.driver import Driver
 from multihost_common import messages as m
 from multihost_common.errors import BrokerLostError, ConfigError, MultihostError, ProtocolError
 from multihost_common.keys import find_token
-from multihost_common.wire import CONNECTED, Dealer, Waiter
+from multihost_common.waiter import Waiter
+from multihost_common.wire import CONNECTED, Dealer
 
 #: Seconds to connect and be welcomed.
 HANDSHAKE_TIMEOUT = 5.0

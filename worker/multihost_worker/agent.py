@@ -18,7 +18,8 @@ from multihost_common.cpus import available_cpus, thread_limits
 from multihost_common.errors import BrokerLostError, ConfigError, HandshakeError, ProtocolError
 from multihost_common.keys import Token
 from multihost_common.messages import PROTOCOL_VERSION, WORKER, Hello, Message, Refused, Welcome
-from multihost_common.wire import CONNECTED, Dealer, Waiter
+from multihost_common.waiter import Waiter
+from multihost_common.wire import CONNECTED, Dealer
 from multihost_worker.children import Children
 from multihost_worker.core import Core, CoreConfig
 from multihost_worker.events import (
@@ -145,6 +146,9 @@ class Agent:
                 self._read_signals()
             elif fd not in self._dealer.fds:
                 self._children.process(fd, mask)
+        if self._events:
+            # What a child has said goes on at once.
+            self._handle_all()
         self._read_messages()
         now = time.monotonic()
         if self._due is not None and now >= self._due:
@@ -153,7 +157,6 @@ class Agent:
             self._pulse(now)
         if self._events:
             self._handle_all()
-            self._due = self.core.deadline()
         self._children.tick()
 
     def _patience(self) -> float:
@@ -202,6 +205,7 @@ class Agent:
         while events:
             for action in self.core.handle(events.popleft(), time.monotonic()):
                 self._do(action)
+        self._due = self.core.deadline()
 
     def _do(self, action: Action) -> None:
         if type(action) is Send:

@@ -30,7 +30,7 @@ VALUES, OUTCOMES = 0, 1
 #: Results of a block are sent before it is done, once in so many seconds on average ...
 FLUSH = 0.02
 #: ... but at once, up to so many times, by a child that has sent little lately ...
-BURST = 8
+BURST = 2
 #: ... and whenever the last claim has taken so long: the next may take even longer.
 SLOW = 0.01
 
@@ -80,10 +80,7 @@ class Outbox:
         """Is it time to send, though the block is not done? ``took``: seconds of the last claim."""
         self._credit = min(BURST, self._credit + (now - self._counted) / FLUSH)
         self._counted = now
-        if self._credit < 1.0 and took < SLOW:
-            return False
-        self._credit = max(0.0, self._credit - 1.0)
-        return True
+        return self._credit >= 1.0 or took >= SLOW
 
     def begin(self, job: int, start: int, chunksize: int, position: int) -> None:
         """The values to come are of items of this job from ``start`` on, at ``position`` and beyond."""
@@ -121,6 +118,8 @@ class Outbox:
         if not self.values:
             # A prompt came in between and has sent them.
             return
+        # Also at the end of a block: where blocks are short, that is often enough.
+        self._credit = max(0.0, self._credit - 1.0)
         job, start, chunksize, position = self._block
         values = self.values[:]
         self.values.clear()

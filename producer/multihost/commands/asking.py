@@ -81,7 +81,7 @@ def _hello() -> Any:
 
 def _answer(dealer: Dealer, deadline: float) -> dict[str, Any]:
     from multihost_common.messages import Answer, Bye, Refused
-    from multihost_common.wire import milliseconds
+    from multihost_common.waiter import milliseconds
 
     while dealer.socket.poll(milliseconds(deadline - time.monotonic())):
         for message in dealer.receive():
