@@ -25,7 +25,7 @@ from multihost_worker import events as ae
 SETUP, FUNCTION = b"s" * 32, b"f" * 32
 
 #: As the real children do it: seconds that one claim lasts, and between two messages of results.
-CLAIM, FLUSH = 0.0005, 0.02
+CLAIM, FLUSH = 0.0005, 0.03
 
 
 @dataclass

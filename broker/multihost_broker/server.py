@@ -19,6 +19,7 @@ from multihost_broker.config import AddressInUseError, Config
 from multihost_broker.core import Core, CoreConfig
 from multihost_broker.events import Event, Gone, Note, Received, Send, Tick
 from multihost_broker.zap import Zap, prove_closed
+from multihost_common.allocator import keep_freed_memory
 from multihost_common.auth import MAX_FRAME, secure_server, unlimited
 from multihost_common.errors import ConfigError, ProtocolError
 from multihost_common.keys import make_keys
@@ -348,6 +349,7 @@ def _reachable(address: str) -> str:
 def serve(config: Config) -> None:
     """Run a broker in this process until SIGTERM or SIGINT."""
     _allow_connections()
+    keep_freed_memory()
     server = Server(config)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     wakeup = signal.set_wakeup_fd(server._wake_write.fileno(), warn_on_full_buffer=False)

@@ -247,7 +247,7 @@ class MapJob(BaseJob):
         most = min(BLOCK_CHUNKS * chunksize, max(chunksize, BLOCK_ITEMS))
         if self.item_bytes:
             most = min(most, int(BLOCK_BYTES / self.item_bytes))
-        if self.chunksize is None and total is not None:
+        if self.chunksize is None and total is not None and chunksize > 1:
             # The size of chunks shrinks towards the end, so not too many of one size at a time.
             most = min(most, (total - self.fed) // 2)
         count = min(count, max(most, chunksize))

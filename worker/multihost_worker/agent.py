@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from multihost_common.allocator import keep_freed_memory
 from multihost_common.cpus import available_cpus, thread_limits
 from multihost_common.errors import BrokerLostError, ConfigError, HandshakeError, ProtocolError
 from multihost_common.keys import Token
@@ -330,6 +331,7 @@ class Agent:
 
 def work(config: Config) -> int:
     """Run an agent in this process until SIGTERM or SIGINT; answers its exit status."""
+    keep_freed_memory()
     try:
         agent = Agent(config)
     except OSError as error:
