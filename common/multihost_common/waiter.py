@@ -53,7 +53,7 @@ class Waiter:
 
     def __init__(self) -> None:
         self._poll = select.poll()
-        self._habit = Habit()
+        self.habit = Habit()
         # With a single processor, who is waited for could not run.
         self._apt = available_cpus() > 1
 
@@ -70,12 +70,16 @@ class Waiter:
             return self._poll.poll(0)
         began = time.perf_counter()
         ready: list[tuple[int, int]] = []
-        if self._apt and self._habit.expects():
+        if self.awake():
             ready = self._wait_awake(began + (BRIEF if seconds is None else min(seconds, BRIEF)))
         if not ready:
             ready = self._poll.poll(None if seconds is None else milliseconds(seconds))
-        self._habit.learn(time.perf_counter() - began)
+        self.habit.learn(time.perf_counter() - began)
         return ready
+
+    def awake(self) -> bool:
+        """Will the next wait begin awake?"""
+        return self._apt and self.habit.expects()
 
     def _wait_awake(self, until: float) -> list[tuple[int, int]]:
         poll, clock = self._poll.poll, time.perf_counter
