@@ -354,6 +354,7 @@ def test_health_imports_nothing_of_the_user_and_nothing_heavy(running: Broker, t
         "multiprocessing",
         "multihost.pool",
         "multihost.driver",
+        "multihost.loop",
         "asyncio",
         "numpy",
     }
