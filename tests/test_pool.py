@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.pool
 import os
 import pickle
+import sys
 import threading
 import time
 import weakref
@@ -18,6 +19,7 @@ from workload import (
     LONG,
     Counted,
     add,
+    array_of,
     die,
     fail,
     fail_on_negative,
@@ -277,6 +279,24 @@ def test_large_buffers_come_back_as_they_were_and_writable(make_pool: MakePool) 
     back = make_pool(1).apply(pickle.loads, (pickle.dumps(sent),))
     assert back == sent
     back[0] ^= 1
+
+
+@pytest.mark.local
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_memory_of_results_is_given_back_though_the_pool_is_idle(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    child = pool.apply(pid)
+    before = _segments("self")
+    results = pool.map(array_of, [32 << 20] * 12, 1)
+    assert _segments(child) >= 12 and _segments("self") >= before + 12
+    del results
+    # What a child keeps for its next results is not as much.
+    until(lambda: _segments(child) <= 6 and _segments("self") <= before + 6, 10)
+
+
+def _segments(process: int | str) -> int:
+    """How many shared memory segments this process has mapped."""
+    return Path(f"/proc/{process}/maps").read_text().count("memfd:multihost")
 
 
 # -- the end -------------------------------------------------------------------------------------------

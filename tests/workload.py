@@ -194,6 +194,13 @@ class Counted:
         return Counted, (0,), {"content": self.content}
 
 
+def array_of(size: int) -> Any:
+    """So many bytes that travel in shared memory."""
+    import numpy
+
+    return numpy.ones(size, dtype=numpy.uint8)
+
+
 def size_of(item: Counted) -> int:
     return len(item.content)
 

@@ -36,7 +36,9 @@ class LocalEngine(Driver):
         self._events: deque[e.Event] = deque()
         self._waiter = Waiter()
         self._waiter.watch(self._wake_reader)
-        self._children = Children(self._events.append, watch=self._waiter.watch, server=server)
+        self._children = Children(
+            self._events.append, watch=self._waiter.watch, server=server, hint=self._kick
+        )
         self._broker = broker.Core()
         self._agent = agent.Core(agent.CoreConfig(host=platform.node(), heartbeat=0.0))
         self._children.start()
@@ -85,6 +87,7 @@ class LocalEngine(Driver):
                     self._children.do(action)
 
     def _poll(self, timeout: float | None) -> None:
+        self._children.tidy()
         for fd, mask in self._waiter.wait(timeout):
             if fd == self._wake_reader:
                 self.drain_wakeups()
@@ -92,6 +95,9 @@ class LocalEngine(Driver):
                 self._children.process(fd, mask)
         if self._events:
             self._settle()
+
+    def _pending(self, done: bool) -> bool:
+        return super()._pending(done) or self._children.untidy
 
     def _next_deadline(self) -> float | None:
         due, look = self._agent.deadline(), self._children.deadline()

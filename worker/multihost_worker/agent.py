@@ -115,6 +115,7 @@ class Agent:
             private_dir=self._private.path,
             env=thread_limits(max(1, cpus // self.slots)),
             watch=self._waiter.watch,
+            hint=self._wake,
         )
 
     def _dial(self) -> None:
@@ -159,6 +160,7 @@ class Agent:
         if self._events:
             self._handle_all()
         self._children.tick()
+        self._children.tidy()
 
     def _patience(self) -> float:
         wake_at = self._pulse_at
@@ -305,8 +307,11 @@ class Agent:
     def stop(self) -> None:
         """Drain and end; the second time, hand everything back at once. Safe in a signal handler."""
         self._stops += 1
+        self._wake()
+
+    def _wake(self) -> None:
         with suppress(OSError):
-            self._wake_write.send(b"s")
+            self._wake_write.send(b"w")
 
     def wakeup_fd(self) -> int:
         """For :func:`signal.set_wakeup_fd`: a signal must end the wait."""

@@ -18,7 +18,7 @@ from multihost_common.pickling import (
     loads,
 )
 from multihost_worker.claims import COVERS, RUNNING, SINCE, SINCE_OF, Claims
-from multihost_worker.link import DEFINE, FAILED, FORGET, READY, RUN, SETUP, STOP, Link
+from multihost_worker.link import DEFINE, FAILED, FORGET, FREED, READY, RUN, SETUP, STOP, Link
 from multihost_worker.outbox import Failure, Outbox
 from multihost_worker.segments import Segments
 
@@ -85,6 +85,9 @@ class Child:
                 self._define(*args, *frames)
             elif kind == FORGET:
                 self.jobs.pop(args[0], None)
+            elif kind == FREED:
+                # What was more than is kept is not held by this end any more.
+                self.link.tidy()
             elif kind == SETUP:
                 if not self._set_up(*args, *frames):
                     return 1

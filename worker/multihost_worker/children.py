@@ -12,26 +12,10 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from multihost_worker import events as e
 from multihost_worker import memory
 from multihost_worker.claims import ClaimBook
 from multihost_worker.control import DIED, FORKED, KILL, REFUSED, START
-from multihost_worker.events import (
-    ChildDied,
-    ChildFailed,
-    ChildMemory,
-    ChildReady,
-    ChildResult,
-    Define,
-    Forget,
-    Inspect,
-    KillChild,
-    Progress,
-    Reclaim,
-    Reclaimed,
-    Run,
-    StartChild,
-    StopChild,
-)
 from multihost_worker.link import DEFINE, FAILED, FORGET, READY, RESULT, RUN, SETUP, STOP, Link, LinkError
 from multihost_worker.prompter import Prompter
 from multihost_worker.segments import Segments, allotment
@@ -41,7 +25,6 @@ if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from multihost_worker.events import Action, Event
 
 #: What ``watch`` is told and ``process`` takes, with the values select.poll() has.
 READ, WRITE = select.POLLIN, select.POLLOUT
@@ -79,11 +62,12 @@ class Children:
     and error (2), and no data when the child has ended; without it they write where this process does. ``watch(fd, events)`` is told which
     descriptors to poll for READ, READ | WRITE, or nothing any more (0). ``preload`` names modules
     that the forkserver imports before it forks; ``server`` may be one that has been started already.
+    ``hint`` is called, from any thread, when :meth:`tidy` has something to do.
     """
 
     def __init__(
         self,
-        emit: Callable[[Event], None],
+        emit: Callable[[e.Event], None],
         *,
         capture: Callable[[int, int, int, bytes], None] | None = None,
         private_dir: str | None = None,
@@ -92,8 +76,12 @@ class Children:
         preload: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
         server: Server | None = None,
+        hint: Callable[[], object] | None = None,
     ) -> None:
         self._emit = emit
+        self._hint = hint
+        #: Has :meth:`tidy` something to do?
+        self.untidy = False
         self._capture = capture
         self._clock = clock
         self._watch = watch
@@ -108,14 +96,14 @@ class Children:
         self._server = server or Server(env, preload)
         self._closed = False
         self._acts: dict[type, Callable[[Any], None]] = {
-            StartChild: self._start_child,
-            Define: self._define,
-            Run: self._run,
-            Forget: self._forget,
-            StopChild: self._stop,
-            KillChild: self._kill,
-            Reclaim: self._reclaim,
-            Inspect: self._inspect,
+            e.StartChild: self._start_child,
+            e.Define: self._define,
+            e.Run: self._run,
+            e.Forget: self._forget,
+            e.StopChild: self._stop,
+            e.KillChild: self._kill,
+            e.Reclaim: self._reclaim,
+            e.Inspect: self._inspect,
         }
         _alive.add(self)
 
@@ -126,7 +114,7 @@ class Children:
         self._server.start()
         self._flushed_server()
 
-    def do(self, action: Action) -> None:
+    def do(self, action: e.Action) -> None:
         """Carry out a child action. Never blocks; for a child that is gone it does nothing."""
         self._acts[type(action)](action)
 
@@ -173,11 +161,25 @@ class Children:
         if self._prompter.due is not None:
             self._prompter.look((each.pid, each.book) for each in self._children.values())
 
+    def tidy(self) -> None:
+        """Tell the children which of their segments are not used any more, so that they let go of them."""
+        if self.untidy:
+            self.untidy = False
+            for each in list(self._children.values()):
+                if not (each.link.eof or each.link.tidy()):
+                    self._set(each.link.fd, READ | WRITE)
+
+    def _freed(self) -> None:
+        if not self.untidy:
+            self.untidy = True
+            if self._hint is not None:
+                self._hint()
+
     def sample(self) -> None:
         """Emit ChildMemory for every child."""
         for each in list(self._children.values()):
             if each.pid:
-                self._emit(ChildMemory(each.child, memory.resident(each.pid)))
+                self._emit(e.ChildMemory(each.child, memory.resident(each.pid)))
 
     def pids(self) -> dict[int, int]:
         """Process id of each child that has been forked and has not ended."""
@@ -191,7 +193,7 @@ class Children:
         deadline = self._clock() + timeout
         if not kill:
             for number in list(self._children):
-                self._stop(StopChild(number))
+                self._stop(e.StopChild(number))
             while self._children and (left := deadline - self._clock()) > 0:
                 self.poll(left)
         self._closed = True
@@ -225,14 +227,14 @@ class Children:
 
     # -- actions -------------------------------------------------------------------------------------
 
-    def _start_child(self, action: StartChild) -> None:
+    def _start_child(self, action: e.StartChild) -> None:
         limit = allotment(len(self._children) + 1)
         try:
             where = self._code_dir(action.code)
             each = self._fork(action, limit // 2)
         except OSError as error:
             text = f"no process could be started: {error.strerror or error}"
-            self._emit(ChildDied(action.child, -1, 0, 1, 0, 0, False, text))
+            self._emit(e.ChildDied(action.child, -1, 0, 1, 0, 0, False, text))
             return
         self._children[action.child] = each
         for fd in (each.link.fd, *each.outputs):
@@ -240,7 +242,7 @@ class Children:
             self._set(fd, READ)
         self._send(each, SETUP, (where, limit), (action.setup, action.code))
 
-    def _fork(self, action: StartChild, views: int) -> _Child:
+    def _fork(self, action: e.StartChild, views: int) -> _Child:
         """Ask the forkserver for a process. Raises OSError with nothing left open."""
         from _socket import socketpair
 
@@ -263,7 +265,7 @@ class Children:
         sockets[1].close()
         _close_all(pipes[1::2])
         self._flushed_server()
-        link = Link(sockets[0], self._segments, views)
+        link = Link(sockets[0], self._segments, views, self._freed)
         child = _Child(action.child, action.pool, link, book, memory.oom_kills())
         for stream, fd in enumerate(pipes[::2], 1):
             os.set_blocking(fd, False)
@@ -279,7 +281,7 @@ class Children:
             self._private_dir = self._own_dir = tempfile.mkdtemp(prefix="multihost-")
         return self._private_dir
 
-    def _define(self, action: Define) -> None:
+    def _define(self, action: e.Define) -> None:
         each = self._children.get(action.child)
         if each is not None:
             timed = action.timeout > 0
@@ -287,7 +289,7 @@ class Children:
             args = (action.job, action.call, timed, action.retries, action.at_most_once, where)
             self._send(each, DEFINE, args, (action.function, action.code))
 
-    def _run(self, action: Run) -> None:
+    def _run(self, action: e.Run) -> None:
         each = self._children.get(action.child)
         if each is not None:
             each.book.give(action.position + action.count)
@@ -295,32 +297,32 @@ class Children:
             args = (action.position, action.job, action.start, action.count, action.chunksize, action.skip)
             self._send(each, RUN, args, action.frames)
 
-    def _forget(self, action: Forget) -> None:
+    def _forget(self, action: e.Forget) -> None:
         each = self._children.get(action.child)
         if each is not None:
             self._send(each, FORGET, (action.job,))
 
-    def _stop(self, action: StopChild) -> None:
+    def _stop(self, action: e.StopChild) -> None:
         each = self._children.get(action.child)
         if each is not None:
             self._send(each, STOP)
 
-    def _kill(self, action: KillChild) -> None:
+    def _kill(self, action: e.KillChild) -> None:
         each = self._children.get(action.child)
         if each is not None:
             each.killed = True
             self._server.request(KILL, action.child, [])
             self._flushed_server()
 
-    def _reclaim(self, action: Reclaim) -> None:
+    def _reclaim(self, action: e.Reclaim) -> None:
         each = self._children.get(action.child)
         if each is not None:
-            self._emit(Reclaimed(action.child, each.book.reclaim()))
+            self._emit(e.Reclaimed(action.child, each.book.reclaim()))
 
-    def _inspect(self, action: Inspect) -> None:
+    def _inspect(self, action: e.Inspect) -> None:
         each = self._children.get(action.child)
         if each is not None:
-            self._emit(Progress(action.child, *each.book.progress(self._clock())))
+            self._emit(e.Progress(action.child, *each.book.progress(self._clock())))
 
     # -- traffic -------------------------------------------------------------------------------------
 
@@ -371,12 +373,12 @@ class Children:
             for fd in list(each.outputs):
                 self._read_output(each, fd)
             each.book.passed(position)
-            self._emit(ChildResult(each.child, job, start, count, spent, encoding, frames))
+            self._emit(e.ChildResult(each.child, job, start, count, spent, encoding, frames))
         elif kind == READY:
             each.pid = args[0]
-            self._emit(ChildReady(each.child, args[0]))
+            self._emit(e.ChildReady(each.child, args[0]))
         elif kind == FAILED:
-            self._emit(ChildFailed(each.child, args[0]))
+            self._emit(e.ChildFailed(each.child, args[0]))
 
     def _read_output(self, each: _Child, fd: int) -> None:
         stream = each.outputs.get(fd, 0)
@@ -460,7 +462,7 @@ class Children:
         oom = signum == signal.SIGKILL and not each.killed and memory.oom_kills() > each.oom
         text = each.tail.decode(errors="replace")
         self._forget_child(each)
-        self._emit(ChildDied(each.child, position, each.pid, exitcode, signum, rss, oom, text, covers))
+        self._emit(e.ChildDied(each.child, position, each.pid, exitcode, signum, rss, oom, text, covers))
 
     def _forget_child(self, each: _Child) -> None:
         if self._children.get(each.child) is each:

@@ -22,7 +22,7 @@ from multihost_worker.segments import LIMIT, Mappings, Segments
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, TypeAlias
 
     from multihost_common.blocks import Frame
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # Agent to child.
 SETUP, DEFINE, RUN, FORGET, STOP = 1, 2, 3, 4, 5
+# Either way, where nothing else goes: only what comes along with each message counts.
+FREED = 15
 # Child to agent.
 READY, FAILED, RESULT = 16, 17, 18
 
@@ -53,11 +55,17 @@ class LinkError(Exception):
 class Link:
     """One end. The agent's is non-blocking and queues; the child's blocks."""
 
-    def __init__(self, sock: socket, segments: Segments, views: int = LIMIT // 2) -> None:
+    def __init__(
+        self,
+        sock: socket,
+        segments: Segments,
+        views: int = LIMIT // 2,
+        hint: Callable[[], object] | None = None,
+    ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.segments = segments
-        self.mappings = Mappings(views)
+        self.mappings = Mappings(views, hint)
         #: Numbers of own segments that the peer holds, and those that it has mapped.
         self.held: set[int] = set()
         self.known: set[int] = set()
@@ -126,6 +134,10 @@ class Link:
             return True
         self._queue.append((memoryview(data)[sent:], []))
         return self.flush()
+
+    def tidy(self) -> bool:
+        """Tell of segments that are not used any more, if there are any. True as for :meth:`send`."""
+        return self.send(FREED) if self.mappings.freed or self.dropping else not self._queue
 
     def flush(self) -> bool:
         """Send what is queued, as far as it goes. True if all has gone."""

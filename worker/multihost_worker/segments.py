@@ -159,7 +159,9 @@ class Segments:
 class Mappings:
     """The peer's segments as mapped here."""
 
-    def __init__(self, views: int = LIMIT) -> None:
+    def __init__(self, views: int = LIMIT, hint: Callable[[], object] | None = None) -> None:
+        #: Called, from any thread, when there is something in ``freed`` that was not told.
+        self.hint = hint
         #: How many views may be out; those beyond are copies, so that the peer does not run short.
         self.views = views
         self._maps: dict[int, mmap] = {}
@@ -200,6 +202,8 @@ class Mappings:
         known = self._lent.pop(id(reference), None)
         if known is not None:
             self.freed.append(known[1])
+            if self.hint is not None:
+                self.hint()
 
     def drop(self, number: int) -> None:
         """The peer has no more use for it; it is unmapped with the last view."""
