@@ -30,8 +30,11 @@ from multihost_common.waiter import milliseconds
 
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
-#: Frames of this size and more are neither copied into ZeroMQ nor out of it; below, a copy is cheaper.
+#: Frames of this size and more are not copied out of ZeroMQ; below, a copy is cheaper.
 NO_COPY_BYTES = 65_536
+
+#: And such are not copied into it: a thread of pyzmq's is told of each that has gone.
+SEND_NO_COPY_BYTES = 524_288
 
 #: Milliseconds between two attempts to connect: the first, and the longest.
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 2000
@@ -66,9 +69,9 @@ def send_frames(socket: Socket, frames: Sequence[Frame], flags: int = NOBLOCK) -
     """Send ``frames`` as one message."""
     last = len(frames) - 1
     for frame in frames[:last]:
-        socket.send(frame, flags | SNDMORE, copy=len(frame) < NO_COPY_BYTES)
+        socket.send(frame, flags | SNDMORE, copy=len(frame) < SEND_NO_COPY_BYTES)
     frame = frames[last]
-    socket.send(frame, flags, copy=len(frame) < NO_COPY_BYTES)
+    socket.send(frame, flags, copy=len(frame) < SEND_NO_COPY_BYTES)
 
 
 def more_frames(socket: Socket, first: zmq.Frame) -> list[Frame]:
