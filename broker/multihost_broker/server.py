@@ -305,7 +305,6 @@ class Server:
         for peer in self._connections.peers():
             self._send(peer, Bye("the broker was stopped"))
         deadline = time.monotonic() + self.config.linger
-        self._connections.read()
         while self._connections.peers() and (left := deadline - time.monotonic()) > 0:
             self._monitor.poll(milliseconds(left))
             self._connections.read()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from operator import attrgetter, le
+from operator import attrgetter
 from typing import Any
 
 from multihost_common.blocks import Frame
@@ -33,37 +33,18 @@ INLINE_FRAMES = 4
 class _Form:
     """How messages of one class are written and checked."""
 
-    __slots__ = ("cls", "high", "kinds", "least", "low", "most", "names", "read", "sized")
+    __slots__ = ("cls", "fields", "high", "low", "read")
 
     def __init__(self, cls: type[Message]) -> None:
         told = schema(cls)
         self.cls: Any = cls
         self.low, self.high = cls.carries
-        self.names = [name for name, _, _ in told]
-        self.kinds = [kind for _, kind, _ in told]
-        #: Least and most of each field; where it is ``sized``, of its length.
-        self.least = [bounds[0] if bounds else False for _, _, bounds in told]
-        self.most = [bounds[1] if bounds else True for _, _, bounds in told]
-        self.sized = [at for at, kind in enumerate(self.kinds) if kind in (str, bytes)]
+        #: (name, type, least, most, whether these are of the length) of each field.
+        self.fields = [
+            (name, kind, *(bounds or (False, True)), kind in (str, bytes)) for name, kind, bounds in told
+        ]
         # The code once more, so that it is a tuple even without fields.
-        self.read = attrgetter("opcode", *self.names, "opcode")
-
-    def fits(self, values: list[Any]) -> bool:
-        """Whether these are as many as there are fields, each of its type and within its bounds."""
-        if [*map(type, values)] != self.kinds:
-            return False
-        measures = values[:]
-        for at in self.sized:
-            measures[at] = len(values[at])
-        return all(map(le, self.least, measures)) and all(map(le, measures, self.most))
-
-    def misfit(self, values: list[Any]) -> str:
-        """The name of the first field that does not fit."""
-        for at, name in enumerate(self.names):
-            value = len(values[at]) if at in self.sized and type(values[at]) is self.kinds[at] else values[at]
-            if type(values[at]) is not self.kinds[at] or not self.least[at] <= value <= self.most[at]:
-                return name
-        raise AssertionError("every field fits")
+        self.read = attrgetter("opcode", *(name for name, _, _ in told), "opcode")
 
 
 _forms: dict[type[Message], _Form] = {}
@@ -120,13 +101,14 @@ def _build(header: object, frames: Sequence[Frame]) -> Message:
     if cls is None:
         raise ProtocolError("E_OP", f"no message has code {header[0]}")
     form = _form(cls)
-    end = len(form.names) + 1
+    end = len(form.fields) + 1
     payload = frames[1:] if len(frames) > 1 or len(header) == end else _inline(header, end)
     if len(header) != end:
-        raise ProtocolError("E_DECODE", f"{cls.__name__} has {len(form.names)} fields")
+        raise ProtocolError("E_DECODE", f"{cls.__name__} has {len(form.fields)} fields")
     del header[0]
-    if not form.fits(header):
-        raise ProtocolError("E_FIELD", f"{cls.__name__}.{form.misfit(header)} is out of range")
+    for value, (name, kind, least, most, sized) in zip(header, form.fields, strict=True):
+        if type(value) is not kind or not least <= (len(value) if sized else value) <= most:
+            raise ProtocolError("E_FIELD", f"{cls.__name__}.{name} is out of range")
     if not form.low <= len(payload) <= form.high:
         raise ProtocolError("E_FRAMES", f"{cls.__name__} with {len(payload)} payload frames")
     made: Message = form.cls(*header, payload) if form.high else form.cls(*header)

@@ -70,10 +70,13 @@ class Waiter:
             return self._poll.poll(0)
         began = time.perf_counter()
         ready: list[tuple[int, int]] = []
+        left = seconds
         if self.awake():
-            ready = self._wait_awake(began + (BRIEF if seconds is None else min(seconds, BRIEF)))
-        if not ready:
-            ready = self._poll.poll(None if seconds is None else milliseconds(seconds))
+            awake = BRIEF if seconds is None else min(seconds, BRIEF)
+            ready = self._wait_awake(began + awake)
+            left = None if seconds is None else seconds - awake
+        if not ready and left != 0:
+            ready = self._poll.poll(None if left is None else milliseconds(left))
         self.habit.learn(time.perf_counter() - began)
         return ready
 

@@ -194,7 +194,7 @@ class Dealer:
         """Everything that has come (``limit``: at most so many messages), without waiting."""
         messages: list[Message] = []
         receive, socket = self.socket.recv, self.socket
-        # Asking costs a third of what an exception does, and most often there is one message or none.
+        # Asking costs half of what an exception does, and most often there is one message or none.
         if not readable(socket):
             return messages
         with suppress(zmq.Again):

@@ -148,9 +148,6 @@ class Agent:
                 self._read_signals()
             elif fd not in self._dealer.fds:
                 self._children.process(fd, mask)
-        if self._events:
-            # What a child has said goes on at once.
-            self._handle_all()
         self._read_messages()
         now = time.monotonic()
         if self._due is not None and now >= self._due:
@@ -159,6 +156,7 @@ class Agent:
             self._pulse(now)
         if self._events:
             self._handle_all()
+            self._due = self.core.deadline()
         self._children.tick()
         self._children.tidy()
 
@@ -208,7 +206,6 @@ class Agent:
         while events:
             for action in self.core.handle(events.popleft(), time.monotonic()):
                 self._do(action)
-        self._due = self.core.deadline()
 
     def _do(self, action: Action) -> None:
         if type(action) is Send:

@@ -87,7 +87,8 @@ class Child:
                 self.jobs.pop(args[0], None)
             elif kind == FREED:
                 # What was more than is kept is not held by this end any more.
-                self.link.tidy()
+                if self.link.untidy():
+                    self.link.send(FREED)
             elif kind == SETUP:
                 if not self._set_up(*args, *frames):
                     return 1

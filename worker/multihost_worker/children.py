@@ -16,7 +16,19 @@ from multihost_worker import events as e
 from multihost_worker import memory
 from multihost_worker.claims import ClaimBook
 from multihost_worker.control import DIED, FORKED, KILL, REFUSED, START
-from multihost_worker.link import DEFINE, FAILED, FORGET, READY, RESULT, RUN, SETUP, STOP, Link, LinkError
+from multihost_worker.link import (
+    DEFINE,
+    FAILED,
+    FORGET,
+    FREED,
+    READY,
+    RESULT,
+    RUN,
+    SETUP,
+    STOP,
+    Link,
+    LinkError,
+)
 from multihost_worker.prompter import Prompter
 from multihost_worker.segments import Segments, allotment
 from multihost_worker.server import Server, kill_group
@@ -166,8 +178,8 @@ class Children:
         if self.untidy:
             self.untidy = False
             for each in list(self._children.values()):
-                if not (each.link.eof or each.link.tidy()):
-                    self._set(each.link.fd, READ | WRITE)
+                if each.link.untidy():
+                    self._send(each, FREED)
 
     def _freed(self) -> None:
         if not self.untidy:

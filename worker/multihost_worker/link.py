@@ -135,9 +135,9 @@ class Link:
         self._queue.append((memoryview(data)[sent:], []))
         return self.flush()
 
-    def tidy(self) -> bool:
-        """Tell of segments that are not used any more, if there are any. True as for :meth:`send`."""
-        return self.send(FREED) if self.mappings.freed or self.dropping else not self._queue
+    def untidy(self) -> bool:
+        """Are there segments not used any more that the peer has not been told of?"""
+        return bool(self.mappings.freed or self.dropping)
 
     def flush(self) -> bool:
         """Send what is queued, as far as it goes. True if all has gone."""
