@@ -28,6 +28,7 @@ from multihost_worker.link import (
     STOP,
     Link,
     LinkError,
+    close_all,
 )
 from multihost_worker.prompter import Prompter
 from multihost_worker.segments import Segments, allotment
@@ -35,11 +36,13 @@ from multihost_worker.server import Server, kill_group
 
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
+    from collections.abc import Callable, Mapping, Sequence
 
 #: What ``watch`` is told and ``process`` takes, with the values select.poll() has.
 READ, WRITE = select.POLLIN, select.POLLOUT
+
+#: What reading a message that is none can raise.
+_UNREADABLE = LinkError, ValueError, TypeError, KeyError, EOFError, MemoryError, OverflowError, OSError
 
 #: How much of a dead child's standard error goes into ChildDied.
 _TAIL = 2000
@@ -230,7 +233,7 @@ class Children:
         for each in self._children.values():
             each.link.abandon()
             each.book.close()
-            _close_all(each.outputs)
+            close_all(each.outputs)
             each.outputs.clear()
         self._segments.close()
         self._children.clear()
@@ -272,10 +275,10 @@ class Children:
             book.close()
             for each in sockets:
                 each.close()
-            _close_all(pipes)
+            close_all(pipes)
             raise
         sockets[1].close()
-        _close_all(pipes[1::2])
+        close_all(pipes[1::2])
         self._flushed_server()
         link = Link(sockets[0], self._segments, views, self._freed)
         child = _Child(action.child, action.pool, link, book, memory.oom_kills())
@@ -364,16 +367,7 @@ class Children:
     def _next(self, each: _Child) -> tuple[int, tuple[Any, ...], list[Any]] | None:
         try:
             return each.link.next()
-        except (
-            LinkError,
-            ValueError,
-            TypeError,
-            KeyError,
-            EOFError,
-            MemoryError,
-            OverflowError,
-            OSError,
-        ) as error:
+        except _UNREADABLE as error:
             each.tail = f"its messages could not be read: {error}".encode()
             each.link.eof = True
             return None
@@ -493,11 +487,6 @@ class Children:
             if number in each.link.known:
                 each.link.known.discard(number)
                 each.link.dropping.append(number)
-
-
-def _close_all(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 def _after_fork() -> None:

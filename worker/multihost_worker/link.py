@@ -22,7 +22,7 @@ from multihost_worker.segments import LIMIT, Mappings, Segments
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from typing import Any, TypeAlias
 
     from multihost_common.blocks import Frame
@@ -155,7 +155,7 @@ class Link:
                 self._forget_queue()
                 return True
             if fds:
-                _close_all(fds)
+                close_all(fds)
                 fds.clear()
             if sent == len(data):
                 self._queue.popleft()
@@ -165,7 +165,7 @@ class Link:
 
     def _forget_queue(self) -> None:
         for _, fds in self._queue:
-            _close_all(fds)
+            close_all(fds)
         self._queue.clear()
 
     # -- in ----------------------------------------------------------------------------------------
@@ -262,12 +262,13 @@ class Link:
         """Close what is open here, and say nothing of it."""
         self.eof = True
         self._forget_queue()
-        _close_all(self._fds)
+        close_all(self._fds)
         self._fds.clear()
         self.sock.close()
         self.mappings.close()
 
 
-def _close_all(fds: Sequence[int] | deque[int]) -> None:
+def close_all(fds: Iterable[int]) -> None:
+    """Close these descriptors."""
     for fd in fds:
         os.close(fd)
