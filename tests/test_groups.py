@@ -14,6 +14,7 @@ from workload import SHORT_KILLER, short_unless_killer
 
 import multihost
 from multihost_worker import events as ae
+from multihost_worker.child import GROUP
 
 if TYPE_CHECKING:
     from conftest import MakePool
@@ -49,7 +50,7 @@ def test_a_death_among_short_items_names_a_few_of_which_one_ran(nurse: Nursery) 
     died = nurse.death()
     assert died.signal == signal.SIGKILL
     assert died.position <= position + 1234 < died.position + died.covers
-    assert 1 < died.covers <= 32
+    assert 1 < died.covers <= GROUP
 
 
 def test_the_last_of_a_chunk_covers_nothing_of_the_next(nurse: Nursery) -> None:

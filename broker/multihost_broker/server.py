@@ -24,7 +24,7 @@ from multihost_common.auth import MAX_FRAME, secure_server, unlimited
 from multihost_common.errors import ConfigError, ProtocolError
 from multihost_common.keys import make_keys
 from multihost_common.messages import TEXT, Bye, Hello, Refused, decode, encode
-from multihost_common.waiter import Waiter, milliseconds
+from multihost_common.waiter import Alarm, Waiter, milliseconds
 from multihost_common.wire import (
     NOBLOCK,
     SNDMORE,
@@ -32,6 +32,7 @@ from multihost_common.wire import (
     more_frames,
     read_monitor,
     readable,
+    send_frame,
     send_frames,
 )
 
@@ -116,7 +117,6 @@ class Server:
         self._check()
         self.keys = make_keys(self.config.keys)
         self._stopping = False
-        self._deadline: float | None = None
         self._strikes: dict[Peer, deque[float]] = {}
         self._muted: set[Peer] = set()
         self._wake_read, self._wake_write = sockets.socketpair()
@@ -157,6 +157,7 @@ class Server:
         read_monitor(self._monitor)
         # Rises from start to start, also on a host that has lost its disk.
         self.core = Core(CoreConfig(epoch=time.time_ns() // 1_000_000, max_frame=MAX_FRAME))
+        self._alarm = Alarm(self.core.deadline)
         if self.config.python:
             self.core.python = self.config.python
 
@@ -182,7 +183,8 @@ class Server:
             int(self._monitor.fd): self._connections.read,
             self._wake_read.fileno(): self._read_wake,
         }
-        for fd in (int(self._socket.fd), *handlers):
+        messages = int(self._socket.fd)
+        for fd in (messages, *handlers):
             waiter.watch(fd)
         try:
             if ready is not None:
@@ -191,10 +193,17 @@ class Server:
             for handle in handlers.values():
                 handle()
             while not self._stopping:
-                for fd, _ in waiter.wait(0 if readable(self._socket) else self._patience()):
-                    if fd in handlers:
+                pending = readable(self._socket)
+                if not pending:
+                    self._end_sessions()
+                limit = BATCH if pending else 0
+                for fd, _ in waiter.wait(0) if pending else waiter.soon() or waiter.wait(self._patience()):
+                    if fd == messages:
+                        # Most often one comes alone; of others the next question tells.
+                        limit = limit or 1
+                    else:
                         handlers[fd]()
-                self._turn()
+                self._turn(limit)
             self._farewell()
         finally:
             self.close()
@@ -204,37 +213,32 @@ class Server:
             while self._wake_read.recv(4096):
                 pass
 
-    def _turn(self) -> None:
-        """One round of the loop."""
-        if self._drain():
-            # Only now: what a peer sent before it went is heard first.
-            for peer in self._connections.take_ended():
-                self._strikes.pop(peer, None)
-                self._muted.discard(peer)
-                self._tell(Gone(peer))
-        deadline = self.core.deadline()
-        if deadline is not None and time.monotonic() >= deadline:
+    def _end_sessions(self) -> None:
+        """Of peers that have gone. Nothing waits: what a peer sent before it went has been heard."""
+        for peer in self._connections.take_ended():
+            self._strikes.pop(peer, None)
+            self._muted.discard(peer)
+            self._tell(Gone(peer))
+
+    def _turn(self, limit: int) -> None:
+        """Take in up to ``limit`` messages, then the time."""
+        if limit:
+            self._receive(limit)
+        if self._alarm.rings(time.monotonic()):
             self._tell(Tick())
-            deadline = self.core.deadline()
-        self._deadline = deadline
 
     def _patience(self) -> float | None:
         """Seconds until the core wants a Tick."""
-        return None if self._deadline is None else self._deadline - time.monotonic()
+        return self._alarm.patience(time.monotonic())
 
-    def _drain(self) -> bool:
-        """Take what has come; whether that was all."""
-        socket, receive = self._socket, self._socket.recv
+    def _receive(self, limit: int) -> None:
+        receive = self._socket.recv
         try:
-            for number in range(BATCH):
-                # Asking costs half of what an exception does, and most often there is one message.
-                if number == 1 and not readable(socket):
-                    return True
+            for _ in range(limit):
                 peer = receive(NOBLOCK)
                 self._take(peer, receive(NOBLOCK, copy=False))
         except zmq.Again:
-            return True
-        return False
+            return
 
     def _take(self, peer: Peer, header: zmq.Frame) -> None:
         frames = more_frames(self._socket, header)
@@ -288,7 +292,7 @@ class Server:
     def _send(self, peer: Peer, message: Any) -> None:
         frames = encode(message)
         try:
-            self._socket.send(peer, SNDMORE | NOBLOCK)
+            send_frame(self._socket, peer, SNDMORE | NOBLOCK, True)
         except zmq.ZMQError as error:
             if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):
                 raise

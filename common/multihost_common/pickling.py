@@ -53,7 +53,7 @@ def dumps_value(value: object, by_value: bool = False) -> tuple[bytes, list[memo
     """
     buffers: list[memoryview] = []
     try:
-        data = dumps(value, 5, buffer_callback=_keeper(buffers))
+        data = dumps(value, 5, buffer_callback=keeper(buffers))
         if not by_value or b"__main__" not in data:
             return data, buffers
     except Exception as error:  # noqa: BLE001
@@ -66,7 +66,7 @@ def _dumps_by_value(value: object, plain: Exception | None) -> tuple[bytes, list
 
     buffers: list[memoryview] = []
     try:
-        data = byvalue.dumps(value, _keeper(buffers))
+        data = byvalue.dumps(value, keeper(buffers))
     except Exception as error:  # noqa: BLE001
         # What plain pickle says is what people know from multiprocessing.
         raise plain or error from None
@@ -76,7 +76,9 @@ def _dumps_by_value(value: object, plain: Exception | None) -> tuple[bytes, list
     return data, buffers
 
 
-def _keeper(buffers: list[memoryview]) -> Callable[[PickleBuffer], bool]:
+def keeper(buffers: list[memoryview]) -> Callable[[PickleBuffer], bool]:
+    """A ``buffer_callback`` that puts large buffers into ``buffers`` and leaves small ones in the pickle."""
+
     def keep_in_band(buffer: PickleBuffer) -> bool:
         if len(buffers) == MAX_BUFFERS:
             return True
@@ -107,10 +109,12 @@ def loads_pieces(frames: Sequence[Frame]) -> Iterator[Any]:
 
 def pieces_frames(pieces: Sequence[bytes], buffers: Iterable[Frame] = ()) -> list[Frame]:
     """The inverse: frames that hold ``pieces``."""
+    if len(pieces) == 1:
+        return [len(pieces[0]).to_bytes(4, "little"), pieces[0], *buffers]
     lengths = array("I", map(len, pieces))
     if byteorder == "big":
         lengths.byteswap()
-    return [lengths.tobytes(), pieces[0] if len(pieces) == 1 else b"".join(pieces), *buffers]
+    return [lengths.tobytes(), b"".join(pieces), *buffers]
 
 
 def lengths_of(frame: Frame) -> array[int]:

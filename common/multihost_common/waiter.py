@@ -11,6 +11,7 @@ import math
 import os
 import select
 import time
+from collections.abc import Callable
 
 from multihost_common.cpus import available_cpus
 
@@ -19,6 +20,10 @@ BRIEF = 0.0005
 
 #: So many brief waits in a row are taken for a sign that the next one will be.
 SIGNS = 4
+
+
+#: Seconds between two questions of an :class:`Alarm` while there is always something to do.
+LOOK = 0.005
 
 
 class Habit:
@@ -68,29 +73,56 @@ class Waiter:
         """(descriptor, events) of all that are ready, at the latest after ``seconds``."""
         if seconds is not None and seconds <= 0:
             return self._poll.poll(0)
-        began = time.perf_counter()
-        ready: list[tuple[int, int]] = []
-        left = seconds
         if self.awake():
             awake = BRIEF if seconds is None else min(seconds, BRIEF)
-            ready = self._wait_awake(began + awake)
-            left = None if seconds is None else seconds - awake
-        if not ready and left != 0:
-            ready = self._poll.poll(None if left is None else milliseconds(left))
+            ready = self.soon(awake)
+            if ready:
+                return ready
+            seconds = None if seconds is None else seconds - awake
+        began = time.perf_counter()
+        ready = self._poll.poll(None if seconds is None else milliseconds(seconds))
         self.habit.learn(time.perf_counter() - began)
+        return ready
+
+    def soon(self, seconds: float = BRIEF) -> list[tuple[int, int]]:
+        """The same for who waits awake; nothing at once, if that does not pay.
+
+        For those to whom it costs something to find out how long they may :meth:`wait`.
+        """
+        if not (self._apt and self.habit.expects()):
+            return []
+        poll, clock = self._poll.poll, time.perf_counter
+        until = clock() + seconds
+        while not (ready := poll(0)) and clock() < until:
+            _yield()
+        self.habit.learn(0.0 if ready else BRIEF)
         return ready
 
     def awake(self) -> bool:
         """Will the next wait begin awake?"""
         return self._apt and self.habit.expects()
 
-    def _wait_awake(self, until: float) -> list[tuple[int, int]]:
-        poll, clock = self._poll.poll, time.perf_counter
-        while True:
-            ready = poll(0)
-            if ready or clock() >= until:
-                return ready
-            _yield()
+
+class Alarm:
+    """Tells when it is time for a core's Tick. To find out when that is takes the core longer than a
+    small message does, so it is asked before a sleep, and else only once in :data:`LOOK` seconds."""
+
+    def __init__(self, deadline: Callable[[], float | None]) -> None:
+        self._deadline = deadline
+        self._look_at = 0.0
+
+    def patience(self, now: float) -> float | None:
+        """Seconds until it is time; None: that will never be."""
+        due = self._deadline()
+        self._look_at = now + LOOK if due is None else min(due, now + LOOK)
+        return None if due is None else due - now
+
+    def rings(self, now: float) -> bool:
+        """Is it time?"""
+        if now < self._look_at:
+            return False
+        left = self.patience(now)
+        return left is not None and left <= 0
 
 
 #: Let others run that want this processor.

@@ -176,14 +176,13 @@ def _dump_by_value(
 def load_values(frames: Sequence[Frame]) -> list[Any]:
     """The values of a result in the encoding VALUES. Raises what unpickling raised."""
     buffers = _writable(frames[2:])
-    lengths = unpack_lengths(frames[0])
-    if len(lengths) == 1:
+    if len(frames[0]) == 4:
         values: list[Any] = pickle.loads(frames[1], buffers=buffers)
         return values
     values = []
     data = memoryview(frames[1])
     begin = 0
-    for length in lengths:
+    for length in unpack_lengths(frames[0]):
         values += pickle.loads(data[begin : begin + length], buffers=buffers)
         begin += length
     return values

@@ -78,12 +78,20 @@ class RemoteEngine(Driver):
         self._dealer.send(m.Cancel(job.id))
 
     def _poll(self, timeout: float | None) -> None:
-        for fd, _ in self._waiter.wait(0 if self._dealer.pending() else timeout):
+        pending = self._dealer.pending()
+        limit = BATCH if pending else 0
+        for fd, _ in self._waiter.wait(0 if pending else timeout):
             if fd == self._wake_reader:
                 self.drain_wakeups()
             elif fd == self._dealer.fds[1]:
                 self._read_signals()
-        messages = self._dealer.receive(BATCH)
+            else:
+                limit = limit or 1
+        if limit:
+            self._receive(limit)
+
+    def _receive(self, limit: int) -> None:
+        messages = self._dealer.receive(limit)
         if messages:
             self._heard = time.monotonic()
         for message in messages:

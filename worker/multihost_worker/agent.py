@@ -19,7 +19,7 @@ from multihost_common.cpus import available_cpus, thread_limits
 from multihost_common.errors import BrokerLostError, ConfigError, HandshakeError, ProtocolError
 from multihost_common.keys import Token
 from multihost_common.messages import PROTOCOL_VERSION, WORKER, Hello, Message, Refused, Welcome
-from multihost_common.waiter import Waiter
+from multihost_common.waiter import Alarm, Waiter
 from multihost_common.wire import CONNECTED, Dealer
 from multihost_worker.children import Children
 from multihost_worker.core import Core, CoreConfig
@@ -95,8 +95,7 @@ class Agent:
         #: When Hello was said over the present connection; 0.0: it was not.
         self._greeted = 0.0
         self._pulse_at = 0.0
-        #: When the core wants a Tick.
-        self._due: float | None = None
+        self._alarm = Alarm(self.core.deadline)
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -120,7 +119,7 @@ class Agent:
 
     def _dial(self) -> None:
         self._dealer = Dealer(self.config.address, self.config.token)
-        self._signals_fd = self._dealer.fds[1]
+        self._messages_fd, self._signals_fd = self._dealer.fds
         for fd in self._dealer.fds:
             self._waiter.watch(fd)
         # A socket tells of news only once it has been found empty.
@@ -141,31 +140,43 @@ class Agent:
 
     def _turn(self) -> None:
         # What comes while a descriptor is handled is found here, or wakes the next wait.
-        for fd, mask in self._waiter.wait(0 if self._dealer.pending() else self._patience()):
-            if fd == self._wake_fd:
+        pending = self._dealer.pending()
+        limit = BATCH if pending else 0
+        for fd, mask in self._wait(pending):
+            if fd == self._messages_fd:
+                limit = limit or 1
+            elif fd == self._wake_fd:
                 self._read_wake()
             elif fd == self._signals_fd:
                 self._read_signals()
-            elif fd not in self._dealer.fds:
+            else:
                 self._children.process(fd, mask)
-        self._read_messages()
+        if limit:
+            self._read_messages(limit)
         now = time.monotonic()
-        if self._due is not None and now >= self._due:
+        if self._alarm.rings(now):
             self._events.append(Tick())
         if now >= self._pulse_at:
             self._pulse(now)
         if self._events:
             self._handle_all()
-            self._due = self.core.deadline()
         self._children.tick()
-        self._children.tidy()
+        if self._children.untidy:
+            self._children.tidy()
+
+    def _wait(self, pending: bool) -> list[tuple[int, int]]:
+        if pending:
+            return self._waiter.wait(0)
+        return self._waiter.soon() or self._waiter.wait(self._patience())
 
     def _patience(self) -> float:
-        wake_at = self._pulse_at
-        for each in (self._due, self._children.deadline()):
-            if each is not None and each < wake_at:
-                wake_at = each
-        return wake_at - time.monotonic()
+        now = time.monotonic()
+        left = self._pulse_at - now
+        look_at = self._children.deadline()
+        for each in (self._alarm.patience(now), None if look_at is None else look_at - now):
+            if each is not None and each < left:
+                left = each
+        return left
 
     def _pulse(self, now: float) -> None:
         self._pulse_at = now + PULSE
@@ -219,8 +230,10 @@ class Agent:
 
     def _send(self, message: Message) -> None:
         # Without a connection there is nobody who would miss it: the broker's books bring it back.
-        with suppress(BrokerLostError):
+        try:
             self._dealer.send(message)
+        except BrokerLostError:
+            return
 
     def _read_signals(self) -> None:
         for each in self._dealer.signals():
@@ -234,9 +247,9 @@ class Agent:
         self._heard = self._greeted = time.monotonic()
         self._send(self._hello())
 
-    def _read_messages(self) -> None:
+    def _read_messages(self, limit: int) -> None:
         try:
-            messages = self._dealer.receive(BATCH)
+            messages = self._dealer.receive(limit)
         except ProtocolError as error:
             log.error("the broker sent what is not of protocol %d: %s", PROTOCOL_VERSION, error)
             self._redial()

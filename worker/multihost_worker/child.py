@@ -36,7 +36,7 @@ CLAIM = 0.0005
 #: Items that take less than this, seconds, are noted in groups: a note costs a third of a no-op item.
 SHORT = 1e-6
 #: Items of a group. A death inside it is charged to all of them, and each then runs alone.
-GROUP = 32
+GROUP = 128
 #: What the child itself keeps of segments for its results.
 KEEP = 128 << 20
 
@@ -147,13 +147,13 @@ class Child:
         if job is None:
             job = Job(_star, False, 0, False)
             job.error = "the function of this job was not defined: please report this"
-        offsets = [0, *accumulate(lengths_of(frames[0]))]
-        data, buffers = frames[1], frames[2:]
+        lengths, data, buffers = frames[0], frames[1], frames[2:]
         frames.clear()
-        if len(offsets) == 2:
+        if len(lengths) == 4:
             pieces: list[Frame] = [data]
         else:
             view = memoryview(data)
+            offsets = accumulate(lengths_of(lengths), initial=0)
             pieces = [view[begin:end] for begin, end in pairwise(offsets)]
             del view
         del data

@@ -54,7 +54,7 @@ _READS = 16
 class _Child:
     """What the agent knows of one child."""
 
-    __slots__ = ("book", "child", "killed", "link", "oom", "outputs", "pid", "pool", "tail")
+    __slots__ = ("book", "child", "killed", "link", "oom", "outputs", "pid", "pool", "printed", "tail")
 
     def __init__(self, child: int, pool: int, link: Link, book: ClaimBook, oom: int) -> None:
         self.child = child
@@ -66,6 +66,8 @@ class _Child:
         self.oom = oom
         #: Descriptor to stream number.
         self.outputs: dict[int, int] = {}
+        #: Whether there is something to read of them, without an exception for each of which there is not.
+        self.printed = select.poll()
         self.tail = b""
 
 
@@ -173,7 +175,8 @@ class Children:
 
     def tick(self) -> None:
         """See to it that no child sits on results; does nothing before the deadline."""
-        if self._prompter.due is not None:
+        due = self._prompter.due
+        if due is not None and self._clock() >= due:
             self._prompter.look((each.pid, each.book) for each in self._children.values())
 
     def tidy(self) -> None:
@@ -216,8 +219,7 @@ class Children:
         self._set(self._server.fd, 0)
         self._server.close(pids, max(0.5, deadline - self._clock()))
         for each in list(self._children.values()):
-            for fd in list(each.outputs):
-                self._read_output(each, fd)
+            self._read_outputs(each)
             self._forget_child(each)
         self._segments.close()
         _alive.discard(self)
@@ -285,6 +287,7 @@ class Children:
         for stream, fd in enumerate(pipes[::2], 1):
             os.set_blocking(fd, False)
             child.outputs[fd] = stream
+            child.printed.register(fd, READ)
         return child
 
     def _code_dir(self, code: Any) -> str:
@@ -376,8 +379,7 @@ class Children:
         if kind == RESULT:
             job, start, count, spent, encoding, position = args
             # What an item printed is told before its result is.
-            for fd in list(each.outputs):
-                self._read_output(each, fd)
+            self._read_outputs(each)
             each.book.passed(position)
             self._emit(e.ChildResult(each.child, job, start, count, spent, encoding, frames))
         elif kind == READY:
@@ -385,6 +387,10 @@ class Children:
             self._emit(e.ChildReady(each.child, args[0]))
         elif kind == FAILED:
             self._emit(e.ChildFailed(each.child, args[0]))
+
+    def _read_outputs(self, each: _Child) -> None:
+        for fd, _ in each.printed.poll(0) if each.outputs else ():
+            self._read_output(each, fd)
 
     def _read_output(self, each: _Child, fd: int) -> None:
         stream = each.outputs.get(fd, 0)
@@ -404,6 +410,7 @@ class Children:
 
     def _close_output(self, each: _Child, fd: int) -> None:
         if each.outputs.pop(fd, None) is not None:
+            each.printed.unregister(fd)
             self._set(fd, 0)
             self._owners.pop(fd, None)
             os.close(fd)
@@ -462,8 +469,7 @@ class Children:
         each.link.drained = False
         while not (each.link.eof or each.link.drained):
             self._read(each)
-        for fd in list(each.outputs):
-            self._read_output(each, fd)
+        self._read_outputs(each)
         position, covers = each.book.position(), each.book.covers()
         oom = signum == signal.SIGKILL and not each.killed and memory.oom_kills() > each.oom
         text = each.tail.decode(errors="replace")

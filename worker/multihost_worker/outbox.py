@@ -13,6 +13,7 @@ from multihost_common.pickling import (
     dumps,
     dumps_outcome,
     dumps_value,
+    keeper,
     pieces_frames,
 )
 from multihost_worker.link import RESULT
@@ -20,7 +21,7 @@ from multihost_worker.link import RESULT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, NoReturn
 
     from multihost_common.blocks import Frame
     from multihost_worker.link import Link
@@ -51,6 +52,10 @@ class Failure:
 
     def __init__(self, outcome: tuple[Any, ...]) -> None:
         self.outcome = outcome
+
+    def __reduce__(self) -> NoReturn:
+        # So that values among which there is one are not taken for results.
+        raise TypeError("a failure is sent as an outcome")
 
 
 class Outbox:
@@ -127,15 +132,17 @@ class Outbox:
         self._gone += len(values)
         position += self._gone
         _flush_output()
-        kinds = set(map(type, values))
-        if kinds <= _SIMPLE:
-            data = dumps(values, 5)
-            if len(data) <= MESSAGE or (len(values) == 1 and len(data) <= LONGEST):
-                self.send(job, start, len(values), VALUES, position, [data], ())
+        # Of one chunk, or of values that share nothing: one pickle does for all of them.
+        if len(values) <= chunksize or set(map(type, values)) <= _SIMPLE:
+            made = _pickled(values)
+            if made is not None and (
+                len(made[0]) <= MESSAGE or (len(values) <= chunksize and len(made[0]) <= LONGEST)
+            ):
+                self.send(job, start, len(values), VALUES, position, [made[0]], made[1])
                 return
-            del data
+            del made
         batch = _Batch(self, job, start, position)
-        if Failure in kinds:
+        if Failure in set(map(type, values)):
             batch.outcomes(values)
         else:
             batch.chunks(values, chunksize)
@@ -212,6 +219,15 @@ class _Batch:
         self.start += self.count
         self.count = self.size = 0
         self.pieces = []
+
+
+def _pickled(values: list[Any]) -> tuple[bytes, list[memoryview]] | None:
+    buffers: list[memoryview] = []
+    try:
+        return dumps(values, 5, buffer_callback=keeper(buffers)), buffers
+    except BaseException:  # noqa: BLE001
+        # Which of them it is, and what to say of it, is found out one by one.
+        return None
 
 
 def _flush_output() -> None:
