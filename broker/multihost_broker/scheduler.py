@@ -179,7 +179,7 @@ class Scheduler:
         if workers > 1 and room > size:
             # Towards the end everyone gets less, so that all end together.
             room = min(room, max(slots * size, job.ready_items // (2 * workers)))
-        return room
+        return job.ready[0].rounded(room)
 
     def _lease(self, job: Job, share: Share, items: int) -> None:
         worker = share.worker

@@ -39,6 +39,10 @@ def _little(numbers: array[int]) -> array[int]:
     return numbers
 
 
+#: Fewer chunks than this are not rounded up: each may be long, and begin elsewhere meanwhile.
+FEW = 4
+
+
 class Block:
     """Consecutive items ``start .. start + count`` of one job, as pickled chunks.
 
@@ -110,6 +114,11 @@ class Span:
         chunk = (self.start - block.start + max(items, size)) // size
         first = (self.start - block.start) // size
         return min(self.stop, block.start + max(chunk, first + 1) * size)
+
+    def rounded(self, items: int) -> int:
+        """``items``, or a few more if what they leave of this span would be too little for a message."""
+        left = self.stop - self.start - items
+        return items + left if items >= FEW * self.block.chunksize and 0 < left < items // 2 else items
 
     def cut(self) -> tuple[int, Sequence[Frame]]:
         """(skip, frames): the frames of the chunks it touches, and how many of the first chunk's

@@ -32,6 +32,8 @@ from multihost_common.messages import (
 #: What a chunk of adaptive size should take: long against the cost of a chunk (some microseconds),
 #: short against the wait for the last one.
 CHUNK_SECONDS = 0.004
+#: And what it should not fall below towards the end of the input: it costs as much to send it.
+LEAST_SECONDS = 0.0005
 #: Work sent ahead of its results, per child: hides a round trip between hosts.
 WINDOW_SECONDS = 0.2
 #: Payload and items on the way at most, so that neither an endless nor a huge input fills memory.
@@ -271,7 +273,8 @@ class MapJob(BaseJob):
         if self.item_bytes:
             size = min(size, int(BLOCK_BYTES / self.item_bytes))
         if self.source.total is not None:
-            size = min(size, (self.source.total - self.fed) // (4 * self.capacity))
+            least = min(size, int(LEAST_SECONDS / self.item_seconds))
+            size = min(size, max(least, (self.source.total - self.fed) // (4 * self.capacity)))
         return max(1, size)
 
     def _window(self, chunksize: int) -> int:

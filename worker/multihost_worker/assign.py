@@ -97,13 +97,15 @@ class Assigner:
         """About how many items the child is given in one go."""
         if job.opened.at_most_once:
             return 1
-        items = min(job.pace.items_in(QUANTUM), MOST_CHUNKS * pool.queue.head().span.block.chunksize)
+        span = pool.queue.head().span
+        items = min(job.pace.items_in(QUANTUM), MOST_CHUNKS * span.block.chunksize)
         if pool.live > 1:
             # Towards the end everyone gets less, so that all end together.
             items = min(items, -(-pool.queue.items // (2 * pool.live)))
+        items = span.rounded(items)
         most = pool.opened.max_tasks
         if most:
-            items = min(items, (most - child.tasks) * pool.queue.head().span.block.chunksize)
+            items = min(items, (most - child.tasks) * span.block.chunksize)
         return items
 
     def _run(self, child: Child, job: AgentJob, work: Work) -> None:
