@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multihost_common.blocks import Block, Span, pack_lengths, unpack_lengths
+from multihost_common.blocks import FEW, Block, Span, pack_lengths, unpack_lengths
 
 
 def block(count: int, chunksize: int, start: int = 0) -> Block:
@@ -59,6 +59,18 @@ def test_pieces_end_between_chunks_and_cover_everything_once(size: int, count: i
         covered += range(span.start, end)
         span = span.sub(end, span.stop)
     assert covered == list(range(100, 100 + count))
+
+
+@given(st.integers(1, 7), st.integers(1, 60), st.integers(0, 80))
+def test_rounding_leaves_no_crumbs_and_adds_no_more_than_half(size: int, count: int, items: int) -> None:
+    span = block(count, size, start=100).span()
+    rounded = span.rounded(items)
+    assert items <= rounded <= max(items, items * 3 // 2)
+    if items >= FEW * size:
+        left = count - rounded
+        assert left <= 0 or left >= items // 2
+    else:
+        assert rounded == items
 
 
 @pytest.mark.parametrize(

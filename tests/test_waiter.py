@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from multihost_common import waiter as module
-from multihost_common.waiter import BRIEF, SIGNS, Habit, Waiter, milliseconds
+from multihost_common.waiter import BRIEF, LOOK, SIGNS, Alarm, Habit, Waiter, milliseconds
 
 
 @pytest.fixture
@@ -65,6 +65,56 @@ def test_what_comes_later_ends_the_wait(pipe: tuple[int, int], awake: bool) -> N
     writer.start()
     assert waiter.wait(60) == [(pipe[0], select.POLLIN)]
     writer.join()
+
+
+def test_soon_is_nothing_at_once_for_who_would_sleep(pipe: tuple[int, int]) -> None:
+    waiter = _waiter(awake=False)
+    waiter.watch(pipe[0])
+    os.write(pipe[1], b"x")
+    assert waiter.soon() == []
+
+
+def test_soon_tells_what_comes_while_awake_and_then_no_more(pipe: tuple[int, int]) -> None:
+    waiter = _waiter(awake=True)
+    waiter.watch(pipe[0])
+    os.write(pipe[1], b"x")
+    assert waiter.soon() == [(pipe[0], select.POLLIN)]
+    os.read(pipe[0], 1)
+    assert waiter.soon() == []
+    assert not waiter.awake()
+
+
+def test_an_alarm_rings_when_it_is_time() -> None:
+    alarm = Alarm(lambda: 10.0)
+    assert not alarm.rings(9.0)
+    assert alarm.patience(9.5) == 0.5
+    assert not alarm.rings(9.999)
+    assert alarm.rings(10.0)
+
+
+def test_an_alarm_without_a_time_never_rings() -> None:
+    alarm = Alarm(lambda: None)
+    assert alarm.patience(1.0) is None
+    assert not any(alarm.rings(float(now)) for now in range(10))
+
+
+def test_an_alarm_is_asked_now_and_then_and_sees_that_its_time_has_changed() -> None:
+    asked = 0
+    due = 100.0
+
+    def deadline() -> float:
+        nonlocal asked
+        asked += 1
+        return due
+
+    alarm = Alarm(deadline)
+    times = [at * LOOK / 10 for at in range(1000)]
+    assert not any(alarm.rings(now) for now in times)
+    assert 50 < asked < 200
+    due = now = times[-1]
+    # Found out a little later, though nobody was asleep; and before a sleep at once.
+    assert alarm.rings(now + LOOK)
+    assert alarm.patience(now) == 0.0
 
 
 def test_who_waits_in_vain_sleeps(pipe: tuple[int, int]) -> None:

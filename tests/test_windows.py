@@ -9,7 +9,8 @@ import pytest
 
 from multihost.engine import Engine
 from multihost.iterators import IMapIterator, Inbox
-from multihost.jobs import MapJob, Options, Task
+from multihost.jobs import LEAST_SECONDS, WINDOW_BYTES, MapJob, Options, Task
+from multihost.results import MapResult
 from multihost.sources import Items
 from multihost_common import messages as m
 from multihost_common.pickling import dumps, pieces_frames
@@ -41,10 +42,20 @@ class Loop:
         """Some worker has done a part of what it was given, and that took whatever it took."""
         feed = self.under_way.pop(self.random.randrange(len(self.under_way)))
         spent = int(feed.count * 10 ** self.random.uniform(-1, 4.5))
-        piece = dumps(list(range(feed.start, feed.start + feed.count)), 5)
-        frames = pieces_frames([piece], ())
-        self.job.handle(m.Result(feed.job, feed.start, feed.count, 0, spent, m.VALUES, frames))
+        size = int(10 ** self.random.uniform(0, 7.5))
+        self.job.handle(result(feed, spent, size))
         self.poked = True
+
+
+#: Stands for large parts of results.
+ZEROS = memoryview(bytes(32 << 20))
+
+
+def result(feed: m.Feed, spent: int, size: int = 0) -> m.Result:
+    """Of all items of ``feed``: their numbers, in ``spent`` microseconds and with ``size`` bytes more."""
+    piece = dumps(list(range(feed.start, feed.start + feed.count)), 5)
+    frames = pieces_frames([piece], [ZEROS[:size]] if size else ())
+    return m.Result(feed.job, feed.start, feed.count, 0, spent, m.VALUES, frames)
 
 
 class Dripping(Items):
@@ -104,6 +115,43 @@ def test_a_job_is_fed_to_its_end(seed: int) -> None:
         elif isinstance(source, Dripping):
             loop.poked = source.drip(job, chunksize or 1) or loop.poked
     assert sorted(taken) == list(range(count))
+
+
+def feeds(job: MapJob) -> list[m.Feed]:
+    """What it sends now."""
+    found: list[m.Feed] = []
+    while messages := job.produce():
+        found += [each for each in messages if isinstance(each, m.Feed)]
+    return found
+
+
+def test_large_results_are_not_asked_for_faster_than_they_come() -> None:
+    taken = MapResult(None, cast(Engine, None), 100)
+    job = MapJob(1, Task(b"", b"f" * 32), Options(), Items(range(100)), taken, 1)
+    job.id, job.capacity = 1, 2
+    fed, size = 0, 16 << 20
+    for done in range(60):
+        fed += sum(each.count for each in feeds(job))
+        if done > 10:
+            assert 0 < fed - done <= WINDOW_BYTES // size
+        job.handle(result(m.Feed(1, done, 1, 1), 20_000, size))
+
+
+def test_chunks_are_not_too_small_to_be_worth_a_message() -> None:
+    inbox = Inbox(ordered=False)
+    job = MapJob(1, Task(b"", b"f" * 32), Options(), Items(range(1_000_000)), inbox)
+    job.id, job.capacity = 1, 2
+    sizes: list[int] = []
+    under_way = feeds(job)
+    while under_way:
+        done = under_way.pop(0)
+        sizes += [done.chunksize] * (done.count // done.chunksize)
+        # 0.1 us an item.
+        job.handle(result(done, max(1, done.count // 10)))
+        under_way += feeds(job)
+    # But for the first ones, when nothing had been measured, and what was left at the end.
+    assert min(sizes[10:]) >= LEAST_SECONDS / 1e-7 / 2
+    assert len(sizes) < 100
 
 
 def _possible(loop: Loop, source: Items) -> list[tuple[str, bool]]:

@@ -36,7 +36,7 @@ CHUNK_SECONDS = 0.004
 LEAST_SECONDS = 0.0005
 #: Work sent ahead of its results, per child: hides a round trip between hosts.
 WINDOW_SECONDS = 0.2
-#: Payload and items on the way at most, so that neither an endless nor a huge input fills memory.
+#: Payload and items on the way at most, so that neither what goes in nor what comes out fills memory.
 WINDOW_BYTES = 64 << 20
 WINDOW_ITEMS = 1_000_000
 #: Chunks per child sent ahead before a time has been measured, and at least.
@@ -85,8 +85,9 @@ class BaseJob:
         self.fed = 0
         #: Seconds of a child per item, 0.0 while unknown.
         self.item_seconds = 0.0
-        #: Payload bytes per item, 0.0 while unknown.
+        #: Payload bytes per item and per result, 0.0 while unknown.
         self.item_bytes = 0.0
+        self.result_bytes = 0.0
         self.ended = False
 
     def open(self) -> list[Message]:
@@ -123,7 +124,7 @@ class BaseJob:
         calls: Calls = []
         kind = type(message)
         if kind is Result:
-            self._measure(message.spent * 1e-6 / message.count, message.count)  # type: ignore[union-attr]
+            self._measure(message)  # type: ignore[arg-type]
             self._results(message, calls)  # type: ignore[arg-type]
         elif kind is Failed:
             self._failed(message, calls)  # type: ignore[arg-type]
@@ -141,8 +142,11 @@ class BaseJob:
     def _finish(self, calls: Calls) -> None:
         raise NotImplementedError
 
-    def _measure(self, seconds: float, count: int) -> None:
-        seconds = max(seconds, 1e-8)
+    def _measure(self, result: Result) -> None:
+        count = result.count
+        size = sum(map(len, result.frames)) / count
+        self.result_bytes = size if not self.result_bytes else 0.5 * (self.result_bytes + size)
+        seconds = max(result.spent * 1e-6 / count, 1e-8)
         before = self.item_seconds
         # The first item of a child often pays for imports: get over it soon.
         weight = 1.0 if not before else 0.5 if seconds < before else 0.3
@@ -160,8 +164,9 @@ class BaseJob:
         if self.item_seconds:
             limit = max(limit, int(WINDOW_SECONDS * self.capacity / self.item_seconds))
         limit = min(limit, WINDOW_ITEMS)
-        if self.item_bytes:
-            limit = min(limit, int(WINDOW_BYTES / self.item_bytes))
+        size = max(self.item_bytes, self.result_bytes)
+        if size:
+            limit = min(limit, int(WINDOW_BYTES / size))
         return max(limit, (self.capacity + 1) * chunksize)
 
     def _feed(self, packed: Packed) -> Feed:

@@ -16,7 +16,6 @@ from multihost_broker import core as broker
 from multihost_broker.events import Received, Send
 from multihost_common import messages as m
 from multihost_common.cpus import available_cpus
-from multihost_common.waiter import Waiter
 from multihost_worker import core as agent
 from multihost_worker import events as e
 from multihost_worker.children import Children
@@ -34,8 +33,6 @@ class LocalEngine(Driver):
         super().__init__()
         self.capacity = available_cpus()
         self._events: deque[e.Event] = deque()
-        self._waiter = Waiter()
-        self._waiter.watch(self._wake_reader)
         self._children = Children(
             self._events.append, watch=self._waiter.watch, server=server, hint=self._kick
         )
@@ -87,8 +84,9 @@ class LocalEngine(Driver):
                     self._children.do(action)
 
     def _poll(self, timeout: float | None) -> None:
-        self._children.tidy()
-        for fd, mask in self._waiter.wait(timeout):
+        if self._children.untidy:
+            self._children.tidy()
+        for fd, mask in self._ready(timeout):
             if fd == self._wake_reader:
                 self.drain_wakeups()
             else:

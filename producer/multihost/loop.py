@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihost.engine import Completion
 from multihost_common.errors import MultihostError
+from multihost_common.waiter import Alarm, Waiter
 
 if TYPE_CHECKING:
     import signal
@@ -94,6 +95,9 @@ class Loop:
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
         self._interrupts = Interrupts(self._wake)
+        self._waiter = Waiter()
+        self._waiter.watch(self._wake_reader)
+        self._alarm = Alarm(self._next_deadline)
 
     # -- for subclasses ----------------------------------------------------------------------------
 
@@ -102,7 +106,7 @@ class Loop:
         raise NotImplementedError
 
     def _poll(self, timeout: float | None) -> None:
-        """Wait for what comes, and take it in."""
+        """Wait for what comes (:meth:`_ready` does), and take it in."""
         raise NotImplementedError
 
     def _patience(self, now: float, timeout: float | None) -> float | None:
@@ -292,12 +296,6 @@ class Loop:
         # A command may have done what is waited for: then do not wait.
         more = self._drain_inbox()
         more = self._produce() or more
-        now = time.monotonic()
-        due = self._next_deadline()
-        if due is not None:
-            left = max(0.0, due - now)
-            timeout = left if timeout is None else min(timeout, left)
-        timeout = self._patience(now, timeout)
         self._polling = True
         if more or self._inbox or self._wanted or self._unsent() or self._callable():
             timeout = 0.0
@@ -305,10 +303,23 @@ class Loop:
             self._poll(timeout)
         finally:
             self._polling = False
-        if due is not None and time.monotonic() >= due:
-            self._housekeeping(time.monotonic())
+        now = time.monotonic()
+        if self._alarm.rings(now):
+            self._housekeeping(now)
         if self._waiters:
             self._release_waiters()
+
+    def _ready(self, timeout: float | None) -> list[tuple[int, int]]:
+        """(descriptor, events) of what is ready, after ``timeout`` seconds or a little more."""
+        if timeout == 0.0:
+            return self._waiter.wait(0)
+        return self._waiter.soon() or self._waiter.wait(self._left(timeout))
+
+    def _left(self, timeout: float | None) -> float | None:
+        now = time.monotonic()
+        timeout = self._patience(now, timeout)
+        due = self._alarm.patience(now)
+        return due if timeout is None else timeout if due is None else min(timeout, due)
 
     def _drain_inbox(self) -> bool:
         drained = bool(self._inbox)

@@ -18,7 +18,6 @@ from multihost.driver import Driver
 from multihost_common import messages as m
 from multihost_common.errors import BrokerLostError, ConfigError, MultihostError, ProtocolError
 from multihost_common.keys import find_token
-from multihost_common.waiter import Waiter
 from multihost_common.wire import CONNECTED, Dealer
 
 #: Seconds to connect and be welcomed.
@@ -51,8 +50,7 @@ class RemoteEngine(Driver):
         self._heartbeat = welcome.heartbeat or 1.0
         self._heard = time.monotonic()
         self._next_beat = self._heard + self._heartbeat
-        self._waiter = Waiter()
-        for fd in (self._wake_reader, *self._dealer.fds):
+        for fd in self._dealer.fds:
             self._waiter.watch(fd)
         atexit.register(self.close)
         # Signs of life are due whether or not a caller waits.
@@ -80,7 +78,7 @@ class RemoteEngine(Driver):
     def _poll(self, timeout: float | None) -> None:
         pending = self._dealer.pending()
         limit = BATCH if pending else 0
-        for fd, _ in self._waiter.wait(0 if pending else timeout):
+        for fd, _ in self._ready(0.0 if pending else timeout):
             if fd == self._wake_reader:
                 self.drain_wakeups()
             elif fd == self._dealer.fds[1]:

@@ -197,6 +197,8 @@ class Link:
     def next(self) -> Parsed | None:
         """The next message that is there in full, or None: then fill()."""
         have = self._end - self._begin
+        if not have and len(self._buffer) == _BUFFER:
+            return None
         need = 8
         if have >= 8:
             need += int.from_bytes(self._view[self._begin : self._begin + 8], "little")
