@@ -150,8 +150,24 @@ def test_chunks_are_not_too_small_to_be_worth_a_message() -> None:
         job.handle(result(done, max(1, done.count // 10)))
         under_way += feeds(job)
     # But for the first ones, when nothing had been measured, and what was left at the end.
-    assert min(sizes[10:]) >= LEAST_SECONDS / 1e-7 / 2
+    assert min(sizes[10:]) >= LEAST_SECONDS / 1e-7 / 4
     assert len(sizes) < 100
+
+
+@pytest.mark.parametrize(("children", "items"), [(8, 2000), (64, 5000), (64, 1000)])
+def test_short_items_first_do_not_make_large_chunks_of_long_ones(children: int, items: int) -> None:
+    job = MapJob(1, Task(b"", b"f" * 32), Options(), Items(range(items)), Inbox(ordered=False))
+    job.id, job.capacity = 1, children
+    under_way = feeds(job)
+    largest = 0
+    while under_way:
+        done = under_way.pop(0)
+        left = items - done.start
+        largest = max(largest, done.chunksize * children - left)
+        job.handle(result(done, done.count))
+        under_way += feeds(job)
+    # Whatever the items then take, nobody has more than a fair share of them in one piece.
+    assert largest <= children
 
 
 def _possible(loop: Loop, source: Items) -> list[tuple[str, bool]]:

@@ -24,7 +24,7 @@ from multihost_common.messages import Lease as LeaseMessage
 
 #: Seconds of work a child has waiting at most, so that it never waits for the network. It gets more
 #: when a quarter of that is done, since each message costs as much as some work does.
-AHEAD = 0.1
+AHEAD = 0.2
 
 #: Chunks a child has waiting at most, however small they are.
 MOST_AHEAD = 4096
@@ -179,7 +179,7 @@ class Scheduler:
         if workers > 1 and room > size:
             # Towards the end everyone gets less, so that all end together.
             room = min(room, max(slots * size, job.ready_items // (2 * workers)))
-        return job.ready[0].rounded(room)
+        return job.ready[0].rounded(room) if each * size < LONG else room
 
     def _lease(self, job: Job, share: Share, items: int) -> None:
         worker = share.worker

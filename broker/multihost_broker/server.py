@@ -194,8 +194,9 @@ class Server:
                 handle()
             while not self._stopping:
                 pending = readable(self._socket)
-                if not pending:
-                    self._end_sessions()
+                if not pending and self._end_sessions():
+                    # To send takes in the news of what has come meanwhile: ask again.
+                    continue
                 limit = BATCH if pending else 0
                 for fd, _ in waiter.wait(0) if pending else waiter.soon() or waiter.wait(self._patience()):
                     if fd == messages:
@@ -213,12 +214,15 @@ class Server:
             while self._wake_read.recv(4096):
                 pass
 
-    def _end_sessions(self) -> None:
-        """Of peers that have gone. Nothing waits: what a peer sent before it went has been heard."""
-        for peer in self._connections.take_ended():
+    def _end_sessions(self) -> bool:
+        """Of peers that have gone; were there any? Nothing waits: what a peer sent before it went has
+        been heard."""
+        ended = self._connections.take_ended()
+        for peer in ended:
             self._strikes.pop(peer, None)
             self._muted.discard(peer)
             self._tell(Gone(peer))
+        return bool(ended)
 
     def _turn(self, limit: int) -> None:
         """Take in up to ``limit`` messages, then the time."""

@@ -35,7 +35,7 @@ CHUNK_SECONDS = 0.004
 #: And what it should not fall below towards the end of the input: it costs as much to send it.
 LEAST_SECONDS = 0.0005
 #: Work sent ahead of its results, per child: hides a round trip between hosts.
-WINDOW_SECONDS = 0.2
+WINDOW_SECONDS = 0.4
 #: Payload and items on the way at most, so that neither what goes in nor what comes out fills memory.
 WINDOW_BYTES = 64 << 20
 WINDOW_ITEMS = 1_000_000
@@ -255,8 +255,10 @@ class MapJob(BaseJob):
         if self.item_bytes:
             most = min(most, int(BLOCK_BYTES / self.item_bytes))
         if self.chunksize is None and total is not None and chunksize > 1:
+            left = total - self.fed
             # The size of chunks shrinks towards the end, so not too many of one size at a time.
-            most = min(most, (total - self.fed) // 2)
+            if left * self.item_seconds > LEAST_SECONDS * self.capacity:
+                most = min(most, left // 2)
         count = min(count, max(most, chunksize))
         if total is not None and count == ready:
             return count
@@ -275,11 +277,14 @@ class MapJob(BaseJob):
         if not self.item_seconds:
             return 1
         size = min(int(CHUNK_SECONDS / self.item_seconds), BLOCK_ITEMS)
-        if self.item_bytes:
-            size = min(size, int(BLOCK_BYTES / self.item_bytes))
+        each = max(self.item_bytes, self.result_bytes)
+        if each:
+            size = min(size, int(BLOCK_BYTES / each))
         if self.source.total is not None:
-            least = min(size, int(LEAST_SECONDS / self.item_seconds))
-            size = min(size, max(least, (self.source.total - self.fed) // (4 * self.capacity)))
+            left = self.source.total - self.fed
+            # What is left may take longer than what was measured: everyone gets some of it.
+            least = min(int(LEAST_SECONDS / self.item_seconds), left // (2 * self.capacity))
+            size = min(size, max(least, left // (4 * self.capacity)))
         return max(1, size)
 
     def _window(self, chunksize: int) -> int:

@@ -10,7 +10,7 @@ from multihost_worker.watch import Watch
 from multihost_worker.work import AgentJob, Work
 
 #: Seconds of work a child is given in one go.
-QUANTUM = 0.024
+QUANTUM = 0.048
 
 #: Chunks in one go at most, however small.
 MOST_CHUNKS = 2048
