@@ -8,7 +8,6 @@ peer knows the broker, and holds a key pair of its own, so the broker knows the 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import stat
 import time
@@ -16,9 +15,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from multihost_common.errors import ConfigError
 from multihost_common.messages import ADMIN, PRODUCER, WORKER
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
+else:
+    # The C module itself: hashlib brings OpenSSL along, a twentieth of what `multihost health` takes.
+    try:
+        from _blake2 import blake2b
+    except ImportError:
+        from hashlib import blake2b
 
 METRICS = "metrics"
 ROLES = (PRODUCER, WORKER, ADMIN, METRICS)
@@ -98,7 +107,7 @@ def _sealed(*words: str) -> str:
 
 
 def _checksum(body: str) -> str:
-    return hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
+    return blake2b(body.encode(), digest_size=8).hexdigest()
 
 
 def _words(path: Path, line: str, version: str, count: int) -> list[str]:

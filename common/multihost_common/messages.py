@@ -37,7 +37,7 @@ PRODUCER, WORKER, BROKER, ADMIN = "producer", "worker", "broker", "admin"
 
 
 @message(1, PRODUCER, WORKER, ADMIN)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Hello(Message):
     """First message of a connection. Answered by Welcome or Refused."""
 
@@ -53,7 +53,7 @@ class Hello(Message):
 
 
 @message(2, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Welcome(Message):
     """The session is open. ``heartbeat`` is the interval in seconds between beats."""
 
@@ -66,7 +66,7 @@ class Welcome(Message):
 
 
 @message(3, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Refused(Message):
     """What was asked is not done; ``text`` is one sentence for a person."""
 
@@ -75,7 +75,7 @@ class Refused(Message):
 
 
 @message(4, PRODUCER, WORKER, ADMIN, BROKER, carries=(0, 1))
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Beat(Message):
     """A sign of life. A worker's carries one frame: (job, start, count, attempt) of each lease it
     holds, as unsigned 64-bit little-endian integers."""
@@ -84,7 +84,7 @@ class Beat(Message):
 
 
 @message(5, PRODUCER, WORKER, ADMIN, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Bye(Message):
     """The sender leaves in good order."""
 
@@ -95,7 +95,7 @@ class Bye(Message):
 
 
 @message(6, PRODUCER, BROKER, carries=(1, 1))
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Blob(Message):
     """Content by digest: a pickled function, a pool's set-up, a bundle of modules."""
 
@@ -104,7 +104,7 @@ class Blob(Message):
 
 
 @message(7, WORKER, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Need(Message):
     """The sender has to have this content. Answered by Blob."""
 
@@ -115,7 +115,7 @@ class Need(Message):
 
 
 @message(8, PRODUCER, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class OpenPool(Message):
     """A pool of children. ``limit`` is how many may run at once over all hosts (0: every slot)."""
 
@@ -129,7 +129,7 @@ class OpenPool(Message):
 
 
 @message(9, PRODUCER, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class ClosePool(Message):
     """No more jobs. Children end when they are idle, or now (``kill``)."""
 
@@ -138,7 +138,7 @@ class ClosePool(Message):
 
 
 @message(10, WORKER, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class PoolClosed(Message):
     """All children of the pool have ended."""
 
@@ -146,7 +146,7 @@ class PoolClosed(Message):
 
 
 @message(11, WORKER, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class PoolBroken(Message):
     """The pool's initializer failed; ``text`` is its traceback."""
 
@@ -155,7 +155,7 @@ class PoolBroken(Message):
 
 
 @message(12, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Grant(Message):
     """How many children of the pool this worker may run from now on."""
 
@@ -170,7 +170,7 @@ CALL_MAP, CALL_STAR, CALL_APPLY = 0, 1, 2
 
 
 @message(16, PRODUCER, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class OpenJob(Message):
     """One function over a stream of items. ``call``: 0 f(x), 1 f(*x), 2 f(*x[0], **x[1])."""
 
@@ -186,7 +186,7 @@ class OpenJob(Message):
 
 
 @message(17, PRODUCER, carries=(2, MAX_FRAMES))
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Feed(Message):
     """A block of the job's input (see :mod:`multihost_common.blocks`)."""
 
@@ -198,7 +198,7 @@ class Feed(Message):
 
 
 @message(18, PRODUCER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class EndJob(Message):
     """The sentinel of the input stream: the job has ``count`` items."""
 
@@ -207,7 +207,7 @@ class EndJob(Message):
 
 
 @message(19, PRODUCER, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Cancel(Message):
     """Items ``start .. start + count`` (count 0: the whole job) are not wanted any more.
     ``kill``: also those that run."""
@@ -219,7 +219,7 @@ class Cancel(Message):
 
 
 @message(20, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class CloseJob(Message):
     """The job is over: forget its function."""
 
@@ -230,7 +230,7 @@ class CloseJob(Message):
 
 
 @message(24, BROKER, carries=(2, MAX_FRAMES))
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Lease(Message):
     """Run items ``start .. start + count``. The frames hold whole chunks of ``chunksize`` items;
     ``skip`` items of the first chunk come before ``start``. ``isolate``: alone, in a fresh child."""
@@ -246,7 +246,7 @@ class Lease(Message):
 
 
 @message(25, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Revoke(Message):
     """Give back about ``count`` items of the pool that have not begun."""
 
@@ -255,7 +255,7 @@ class Revoke(Message):
 
 
 @message(26, WORKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Returned(Message):
     """These items of a lease have not begun and are not held any more."""
 
@@ -270,7 +270,7 @@ VALUES, OUTCOMES = 0, 1
 
 
 @message(27, WORKER, BROKER, carries=(2, MAX_FRAMES))
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Result(Message):
     """Results of items ``start .. start + count``: ``frames[0]`` holds the lengths of the pickles
     in ``frames[1]``, the rest are out-of-band buffers. ``spent``: microseconds a child took."""
@@ -290,7 +290,7 @@ REASONS = frozenset({DIED, TIMED_OUT, LOST, CANCELLED, MEMORY})
 
 
 @message(28, WORKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Died(Message):
     """The child that ran item ``item`` ended. ``rss``: bytes at its peak; ``signal`` 0: it exited."""
 
@@ -308,7 +308,7 @@ class Died(Message):
 
 
 @message(29, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Failed(Message):
     """Items ``start .. start + count`` have no result and will have none."""
 
@@ -327,7 +327,7 @@ class Failed(Message):
 
 
 @message(30, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class EndResults(Message):
     """The sentinel of the result stream: every one of ``count`` items has been answered."""
 
@@ -339,7 +339,7 @@ class EndResults(Message):
 
 
 @message(32, WORKER, BROKER, carries=(1, 1))
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Output(Message):
     """What a child wrote to ``stream`` (1 standard output, 2 standard error)."""
 
@@ -351,7 +351,7 @@ class Output(Message):
 
 
 @message(33, BROKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Capacity(Message):
     """How many slots and workers there are now."""
 
@@ -360,13 +360,13 @@ class Capacity(Message):
 
 
 @message(34, WORKER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Drain(Message):
     """Send no more work; what has not begun follows as Returned."""
 
 
 @message(35, ADMIN, PRODUCER)
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Ask(Message):
     """A question about the broker's state: ``status`` or ``health``. Answered by Answer."""
 
@@ -374,7 +374,7 @@ class Ask(Message):
 
 
 @message(36, BROKER, carries=(1, 1))
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Answer(Message):
     """The answer to Ask, one frame of UTF-8 JSON."""
 

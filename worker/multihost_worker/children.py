@@ -26,8 +26,8 @@ from multihost_worker.link import (
     RUN,
     SETUP,
     STOP,
+    UNREADABLE,
     Link,
-    LinkError,
     close_all,
 )
 from multihost_worker.prompter import Prompter
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 
 #: What ``watch`` is told and ``process`` takes, with the values select.poll() has.
 READ, WRITE = select.POLLIN, select.POLLOUT
-
-#: What reading a message that is none can raise.
-_UNREADABLE = LinkError, ValueError, TypeError, KeyError, EOFError, MemoryError, OverflowError, OSError
 
 #: How much of a dead child's standard error goes into ChildDied.
 _TAIL = 2000
@@ -175,8 +172,7 @@ class Children:
 
     def tick(self) -> None:
         """See to it that no child sits on results; does nothing before the deadline."""
-        due = self._prompter.due
-        if due is not None and self._clock() >= due:
+        if (due := self._prompter.due) is not None and self._clock() >= due:
             self._prompter.look((each.pid, each.book) for each in self._children.values())
 
     def tidy(self) -> None:
@@ -238,9 +234,8 @@ class Children:
             close_all(each.outputs)
             each.outputs.clear()
         self._segments.close()
-        self._children.clear()
-        self._owners.clear()
-        self.watched.clear()
+        for books in (self._children, self._owners, self.watched):
+            books.clear()
 
     # -- actions -------------------------------------------------------------------------------------
 
@@ -302,9 +297,8 @@ class Children:
     def _define(self, action: e.Define) -> None:
         each = self._children.get(action.child)
         if each is not None:
-            timed = action.timeout > 0
             where = self._code_dir(action.code)
-            args = (action.job, action.call, timed, action.retries, action.at_most_once, where)
+            args = (action.job, action.call, action.timeout > 0, action.retries, action.at_most_once, where)
             self._send(each, DEFINE, args, (action.function, action.code))
 
     def _run(self, action: e.Run) -> None:
@@ -370,7 +364,7 @@ class Children:
     def _next(self, each: _Child) -> tuple[int, tuple[Any, ...], list[Any]] | None:
         try:
             return each.link.next()
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             each.tail = f"its messages could not be read: {error}".encode()
             each.link.eof = True
             return None

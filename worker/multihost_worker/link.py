@@ -52,6 +52,10 @@ class LinkError(Exception):
     """The peer sent what cannot be a message."""
 
 
+#: What :meth:`Link.next` can raise for such.
+UNREADABLE = LinkError, ValueError, TypeError, KeyError, EOFError, MemoryError, OverflowError, OSError
+
+
 class Link:
     """One end. The agent's is non-blocking and queues; the child's blocks."""
 
