@@ -198,7 +198,7 @@ class Server:
                     # To send takes in the news of what has come meanwhile: ask again.
                     continue
                 limit = BATCH if pending else 0
-                for fd, _ in waiter.wait(0) if pending else waiter.soon() or waiter.wait(self._patience()):
+                for fd, _ in waiter.wait(0) if pending else waiter.wait_awake_first(self._patience):
                     if fd == messages:
                         # Most often one comes alone; of others the next question tells.
                         limit = limit or 1

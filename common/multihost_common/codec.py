@@ -50,7 +50,7 @@ def _builder(cls: type[Message]) -> Callable[..., Message | None]:
     is not as the schema has it.
 
     Compiled, as ``dataclass`` does it for ``__init__``: every message of every hop is checked, field by
-    field, and a loop over the schema takes three times as long.
+    field, and with a loop over the schema :func:`decode` takes half as long again.
     """
     told = schema(cls)
     low, high = cls.carries

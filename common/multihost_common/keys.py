@@ -23,7 +23,7 @@ from multihost_common.messages import ADMIN, PRODUCER, WORKER
 if TYPE_CHECKING:
     from hashlib import blake2b
 else:
-    # The C module itself: hashlib brings OpenSSL along, a twentieth of what `multihost health` takes.
+    # The C module itself: hashlib brings OpenSSL along, some 3 ms of what `multihost health` takes.
     try:
         from _blake2 import blake2b
     except ImportError:

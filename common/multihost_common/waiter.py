@@ -21,7 +21,6 @@ BRIEF = 0.0005
 #: So many brief waits in a row are taken for a sign that the next one will be.
 SIGNS = 4
 
-
 #: Seconds between two questions of an :class:`Alarm` while there is always something to do.
 LOOK = 0.005
 
@@ -70,29 +69,26 @@ class Waiter:
             self._poll.unregister(fd)
 
     def wait(self, seconds: float | None) -> list[tuple[int, int]]:
-        """(descriptor, events) of all that are ready, at the latest after ``seconds``."""
+        """(descriptor, events) of all that are ready, at the latest after ``seconds``, asleep meanwhile."""
         if seconds is not None and seconds <= 0:
             return self._poll.poll(0)
-        if self.awake():
-            awake = BRIEF if seconds is None else min(seconds, BRIEF)
-            ready = self.soon(awake)
-            if ready:
-                return ready
-            seconds = None if seconds is None else seconds - awake
         began = time.perf_counter()
         ready = self._poll.poll(None if seconds is None else milliseconds(seconds))
         self.habit.learn(time.perf_counter() - began)
         return ready
 
-    def soon(self, seconds: float = BRIEF) -> list[tuple[int, int]]:
-        """The same for who waits awake; nothing at once, if that does not pay.
+    def wait_awake_first(self, patience: Callable[[], float | None]) -> list[tuple[int, int]]:
+        """The same, begun awake where that pays. ``patience`` is asked for the seconds only if nothing has
+        come by then: to find out costs something."""
+        return self.soon() or self.wait(patience())
 
-        For those to whom it costs something to find out how long they may :meth:`wait`.
-        """
+    def soon(self) -> list[tuple[int, int]]:
+        """What is ready within :data:`BRIEF` seconds, for who waits awake; nothing at once, if that does
+        not pay."""
         if not (self._apt and self.habit.expects()):
             return []
         poll, clock = self._poll.poll, time.perf_counter
-        until = clock() + seconds
+        until = clock() + BRIEF
         while not (ready := poll(0)) and clock() < until:
             _yield()
         self.habit.learn(0.0 if ready else BRIEF)

@@ -313,7 +313,7 @@ class Loop:
         """(descriptor, events) of what is ready, after ``timeout`` seconds or a little more."""
         if timeout == 0.0:
             return self._waiter.wait(0)
-        return self._waiter.soon() or self._waiter.wait(self._left(timeout))
+        return self._waiter.wait_awake_first(lambda: self._left(timeout))
 
     def _left(self, timeout: float | None) -> float | None:
         now = time.monotonic()

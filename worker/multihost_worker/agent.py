@@ -142,7 +142,8 @@ class Agent:
         # What comes while a descriptor is handled is found here, or wakes the next wait.
         pending = self._dealer.pending()
         limit = BATCH if pending else 0
-        for fd, mask in self._wait(pending):
+        waiter = self._waiter
+        for fd, mask in waiter.wait(0) if pending else waiter.wait_awake_first(self._patience):
             if fd == self._messages_fd:
                 limit = limit or 1
             elif fd == self._wake_fd:
@@ -163,11 +164,6 @@ class Agent:
         self._children.tick()
         if self._children.untidy:
             self._children.tidy()
-
-    def _wait(self, pending: bool) -> list[tuple[int, int]]:
-        if pending:
-            return self._waiter.wait(0)
-        return self._waiter.soon() or self._waiter.wait(self._patience())
 
     def _patience(self) -> float:
         now = time.monotonic()
