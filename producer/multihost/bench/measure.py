@@ -57,9 +57,11 @@ class Sizes:
     sleeps: int = 2_000
     starts: int = 3
     queued: int = 1_000_000
+    #: How often what takes less than a second is done in each round: one hiccup of the machine is as long.
+    times: int = 3
 
 
-QUICK = Sizes(20_000, 200_000, 500, 2, 2_000, 10, 100, 300, 1, 200_000)
+QUICK = Sizes(20_000, 200_000, 500, 2, 2_000, 10, 100, 300, 1, 200_000, 1)
 
 #: Figures of all rounds, by what was measured and side.
 Figures = dict[tuple[str, str], list[float]]
@@ -146,6 +148,15 @@ class Measure:
     def _put(self, what: str, side: str, value: float) -> None:
         self.run.figures[what, side].append(value)
 
+    def _repeat(self, what: str, measured: Callable[[Side], float]) -> None:
+        """Put the median of some ``measured``, the sides in turns."""
+        values: dict[str, list[float]] = defaultdict(list)
+        for _ in range(self.sizes.times):
+            for side in self._in_turn():
+                values[side.name].append(measured(side))
+        for name, each in values.items():
+            self._put(what, name, statistics.median(each))
+
     def round(self, only: Sequence[str]) -> None:
         """Each of the workloads once on each side."""
         self.run.noise.append(busy())
@@ -169,8 +180,7 @@ class Measure:
                 self._put("broker CPU", TCP, (cpu_seconds(broker) - used) / self.sizes.many * 1e6)
 
     def _w2(self) -> None:
-        for side in self._in_turn():
-            self._put("W2", side.name, side.ask("many", items=self.sizes.most, chunksize=None)["rate"])
+        self._repeat("W2", lambda side: side.ask("many", items=self.sizes.most, chunksize=None)["rate"])
 
     def _w3(self) -> None:
         times: dict[str, list[float]] = defaultdict(list)
@@ -193,10 +203,8 @@ class Measure:
             self._put("W5 out", side.name, side.ask("arrays_out", number=self.sizes.arrays)["rate"])
 
     def _w6(self) -> None:
-        for side in self._in_turn():
-            self._put(
-                "W6", side.name, self.sizes.fibs / side.ask("compute", items=self.sizes.fibs)["seconds"]
-            )
+        items = self.sizes.fibs
+        self._repeat("W6", lambda side: items / side.ask("compute", items=items)["seconds"])
 
     def _w8(self) -> None:
         for rising in (False, True):
