@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,10 +187,10 @@ def test_expired_tokens(directory: Path) -> None:
     path = keys.make_token(directory, "worker", "old", expires=1)
     with pytest.raises(ConfigError, match="has expired"):
         keys.find_token("worker", token_file=path)
-    token = replace(keys.read_token(path), expires=100)
+    token = keys.read_token(path)._replace(expires=100)
     assert not token.expired(99.9)
     assert token.expired(100)
-    assert not replace(token, expires=0).expired(1e12)
+    assert not token._replace(expires=0).expired(1e12)
 
 
 def test_names_of_tokens_make_no_paths(directory: Path) -> None:

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 
 import msgpack
@@ -95,7 +94,7 @@ def test_what_is_no_broker_is_told_soon(token: Token) -> None:
 def test_an_unknown_token_is_refused(running: Broker, token: Token, tmp_path: Path) -> None:
     other = make_keys(tmp_path / "keys")
     stranger = next(each for each in other.tokens if each.role == "producer")
-    error = shake_hands(running.address, replace(stranger, server=token.server))
+    error = shake_hands(running.address, stranger._replace(server=token.server))
     assert isinstance(error, AuthError)
     assert "does not accept this token" in str(error)
     running.wait_for(r"a connection from 127\.0\.0\.1 was refused: its key is unknown")

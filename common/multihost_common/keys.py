@@ -13,9 +13,8 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from multihost_common.errors import ConfigError
 from multihost_common.messages import ADMIN, PRODUCER, WORKER
@@ -43,8 +42,7 @@ SECRETS = Path("/run/secrets")
 MAX_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerKey:
+class BrokerKey(NamedTuple):
     """The broker's own key pair, in Z85."""
 
     public: str
@@ -58,8 +56,7 @@ class BrokerKey:
         return _sealed(KEY_VERSION, self.public, self.secret)
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """What a peer shows (its key pair and role) and expects (the broker's public key)."""
 
     role: str
@@ -222,8 +219,7 @@ def _usable(token: Token, path: Path, roles: tuple[str, ...]) -> Token:
 # -- making ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(NamedTuple):
     """What a broker needs: its key pair and the tokens it accepts."""
 
     directory: Path

@@ -7,7 +7,6 @@ the cores exchange the dataclasses themselves, and nothing is encoded at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from multihost_common.blocks import Frame
 from multihost_common.codec import MAX_FRAMES as MAX_FRAMES
@@ -37,7 +36,6 @@ PRODUCER, WORKER, BROKER, ADMIN = "producer", "worker", "broker", "admin"
 
 
 @message(1, PRODUCER, WORKER, ADMIN)
-@dataclass(slots=True, eq=False, repr=False)
 class Hello(Message):
     """First message of a connection. Answered by Welcome or Refused."""
 
@@ -53,7 +51,6 @@ class Hello(Message):
 
 
 @message(2, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class Welcome(Message):
     """The session is open. ``heartbeat`` is the interval in seconds between beats."""
 
@@ -66,7 +63,6 @@ class Welcome(Message):
 
 
 @message(3, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class Refused(Message):
     """What was asked is not done; ``text`` is one sentence for a person."""
 
@@ -75,7 +71,6 @@ class Refused(Message):
 
 
 @message(4, PRODUCER, WORKER, ADMIN, BROKER, carries=(0, 1))
-@dataclass(slots=True, eq=False, repr=False)
 class Beat(Message):
     """A sign of life. A worker's carries one frame: (job, start, count, attempt) of each lease it
     holds, as unsigned 64-bit little-endian integers."""
@@ -84,7 +79,6 @@ class Beat(Message):
 
 
 @message(5, PRODUCER, WORKER, ADMIN, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class Bye(Message):
     """The sender leaves in good order."""
 
@@ -95,7 +89,6 @@ class Bye(Message):
 
 
 @message(6, PRODUCER, BROKER, carries=(1, 1))
-@dataclass(slots=True, eq=False, repr=False)
 class Blob(Message):
     """Content by digest: a pickled function, a pool's set-up, a bundle of modules."""
 
@@ -104,7 +97,6 @@ class Blob(Message):
 
 
 @message(7, WORKER, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class Need(Message):
     """The sender has to have this content. Answered by Blob."""
 
@@ -115,7 +107,6 @@ class Need(Message):
 
 
 @message(8, PRODUCER, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class OpenPool(Message):
     """A pool of children. ``limit`` is how many may run at once over all hosts (0: every slot)."""
 
@@ -129,7 +120,6 @@ class OpenPool(Message):
 
 
 @message(9, PRODUCER, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class ClosePool(Message):
     """No more jobs. Children end when they are idle, or now (``kill``)."""
 
@@ -138,7 +128,6 @@ class ClosePool(Message):
 
 
 @message(10, WORKER, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class PoolClosed(Message):
     """All children of the pool have ended."""
 
@@ -146,7 +135,6 @@ class PoolClosed(Message):
 
 
 @message(11, WORKER, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class PoolBroken(Message):
     """The pool's initializer failed; ``text`` is its traceback."""
 
@@ -155,7 +143,6 @@ class PoolBroken(Message):
 
 
 @message(12, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class Grant(Message):
     """How many children of the pool this worker may run from now on."""
 
@@ -170,7 +157,6 @@ CALL_MAP, CALL_STAR, CALL_APPLY = 0, 1, 2
 
 
 @message(16, PRODUCER, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class OpenJob(Message):
     """One function over a stream of items. ``call``: 0 f(x), 1 f(*x), 2 f(*x[0], **x[1])."""
 
@@ -186,7 +172,6 @@ class OpenJob(Message):
 
 
 @message(17, PRODUCER, carries=(2, MAX_FRAMES))
-@dataclass(slots=True, eq=False, repr=False)
 class Feed(Message):
     """A block of the job's input (see :mod:`multihost_common.blocks`)."""
 
@@ -198,7 +183,6 @@ class Feed(Message):
 
 
 @message(18, PRODUCER)
-@dataclass(slots=True, eq=False, repr=False)
 class EndJob(Message):
     """The sentinel of the input stream: the job has ``count`` items."""
 
@@ -207,7 +191,6 @@ class EndJob(Message):
 
 
 @message(19, PRODUCER, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class Cancel(Message):
     """Items ``start .. start + count`` (count 0: the whole job) are not wanted any more.
     ``kill``: also those that run."""
@@ -219,7 +202,6 @@ class Cancel(Message):
 
 
 @message(20, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class CloseJob(Message):
     """The job is over: forget its function."""
 
@@ -230,7 +212,6 @@ class CloseJob(Message):
 
 
 @message(24, BROKER, carries=(2, MAX_FRAMES))
-@dataclass(slots=True, eq=False, repr=False)
 class Lease(Message):
     """Run items ``start .. start + count``. The frames hold whole chunks of ``chunksize`` items;
     ``skip`` items of the first chunk come before ``start``. ``isolate``: alone, in a fresh child."""
@@ -246,7 +227,6 @@ class Lease(Message):
 
 
 @message(25, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class Revoke(Message):
     """Give back about ``count`` items of the pool that have not begun."""
 
@@ -255,7 +235,6 @@ class Revoke(Message):
 
 
 @message(26, WORKER)
-@dataclass(slots=True, eq=False, repr=False)
 class Returned(Message):
     """These items of a lease have not begun and are not held any more."""
 
@@ -270,7 +249,6 @@ VALUES, OUTCOMES = 0, 1
 
 
 @message(27, WORKER, BROKER, carries=(2, MAX_FRAMES))
-@dataclass(slots=True, eq=False, repr=False)
 class Result(Message):
     """Results of items ``start .. start + count``: ``frames[0]`` holds the lengths of the pickles
     in ``frames[1]``, the rest are out-of-band buffers. ``spent``: microseconds a child took."""
@@ -290,7 +268,6 @@ REASONS = frozenset({DIED, TIMED_OUT, LOST, CANCELLED, MEMORY})
 
 
 @message(28, WORKER)
-@dataclass(slots=True, eq=False, repr=False)
 class Died(Message):
     """The child that ran item ``item`` ended. ``rss``: bytes at its peak; ``signal`` 0: it exited."""
 
@@ -308,7 +285,6 @@ class Died(Message):
 
 
 @message(29, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class Failed(Message):
     """Items ``start .. start + count`` have no result and will have none."""
 
@@ -327,7 +303,6 @@ class Failed(Message):
 
 
 @message(30, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class EndResults(Message):
     """The sentinel of the result stream: every one of ``count`` items has been answered."""
 
@@ -339,7 +314,6 @@ class EndResults(Message):
 
 
 @message(32, WORKER, BROKER, carries=(1, 1))
-@dataclass(slots=True, eq=False, repr=False)
 class Output(Message):
     """What a child wrote to ``stream`` (1 standard output, 2 standard error)."""
 
@@ -351,7 +325,6 @@ class Output(Message):
 
 
 @message(33, BROKER)
-@dataclass(slots=True, eq=False, repr=False)
 class Capacity(Message):
     """How many slots and workers there are now."""
 
@@ -360,13 +333,11 @@ class Capacity(Message):
 
 
 @message(34, WORKER)
-@dataclass(slots=True, eq=False, repr=False)
 class Drain(Message):
     """Send no more work; what has not begun follows as Returned."""
 
 
 @message(35, ADMIN, PRODUCER)
-@dataclass(slots=True, eq=False, repr=False)
 class Ask(Message):
     """A question about the broker's state: ``status`` or ``health``. Answered by Answer."""
 
@@ -374,7 +345,6 @@ class Ask(Message):
 
 
 @message(36, BROKER, carries=(1, 1))
-@dataclass(slots=True, eq=False, repr=False)
 class Answer(Message):
     """The answer to Ask, one frame of UTF-8 JSON."""
 

@@ -6,9 +6,12 @@ a web server, a port forwarded to nowhere, or a broker with another key.
 
 from __future__ import annotations
 
-import socket
 import time
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
 
 #: The beginning of a greeting of ZMTP 3.0 (RFC 23): signature and version. With the mechanism, which
 #: comes next, the other end might hang up before it has told its own.
@@ -26,6 +29,9 @@ PROBE_TIMEOUT = 1.0
 
 def probe(address: str, timeout: float = PROBE_TIMEOUT) -> int:
     """Which of the constants above is at ``tcp://host:port``; BROKER is anything that speaks CURVE."""
+    # Here, because most processes never have to ask.
+    import socket
+
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout) as sock:

@@ -50,7 +50,8 @@ class Sizes:
     many: int = 100_000
     most: int = 1_000_000
     calls: int = 2_000
-    batches: int = 5
+    #: Bursts of calls in each round: who calls apply() has something else to do in between.
+    batches: int = 20
     futures: int = 10_000
     arrays: int = 50
     fibs: int = 400
