@@ -221,6 +221,18 @@ def test_sigterm_drains_nothing_is_lost_and_nothing_runs_twice(
     assert lines(log) == Counter(str(item) for item in range(400))
 
 
+def test_a_map_waits_for_the_next_worker_when_the_last_one_has_gone(keys: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with broker(keys) as b, pool_on(b, 4) as pool, peer(b, "admin") as admin:
+        with worker(b, "-c", 2) as first:
+            result = pool.map_async(tasks.append_and_nap, [(str(log), item) for item in range(600)])
+            until(lambda: len(lines(log)) > 50, "some have run")
+            first.signal(signal.SIGKILL)
+            until(lambda: not admin.ask()["workers"], "the broker has given it up")
+        with worker(b, "-c", 2):
+            assert result.get(60) == list(range(600))
+
+
 def test_a_draining_worker_finishes_what_runs(keys: Path, tmp_path: Path) -> None:
     with broker(keys) as b, worker(b, "-c", 1) as w, pool_on(b, 1) as pool:
         result = pool.apply_async(tasks.touch_and_wait, (str(tmp_path / "here"), str(tmp_path / "go")))

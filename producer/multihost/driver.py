@@ -248,7 +248,8 @@ class Driver(Loop):
 
     def _capacity_of(self, job: Job) -> int:
         limit = self._limits.get(job.pool, 0)
-        return min(limit, self.capacity) if limit else self.capacity
+        # Without any worker, what is sent ahead is for the first one to come.
+        return max(1, min(limit, self.capacity) if limit else self.capacity)
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop(job.id, None)
