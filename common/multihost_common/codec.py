@@ -15,7 +15,7 @@ from typing import Any
 
 from multihost_common.blocks import Frame
 from multihost_common.errors import ProtocolError
-from multihost_common.schema import TABLE, TEXT, Message, schema
+from multihost_common.schema import TABLE, TEXT, Message, run, schema
 
 #: Headers are small and flat; what is larger is not ours and is refused unparsed.
 MAX_HEADER_BYTES = 65_536
@@ -58,10 +58,8 @@ def _builder(cls: type[Message]) -> Callable[..., Message | None]:
     checks.append(f"{low} <= len(frames) <= {high}")
     values = ", ".join([name for name, _, _ in told] + ["frames"] * bool(high))
     names = "".join(f"{name}, " for name, _, _ in told)
-    scope: dict[str, Any] = {"cls": cls}
     source = f"def build(opcode, {names}*frames):\n if {' and '.join(checks)}:\n  return cls({values})"
-    exec(source, scope)  # noqa: S102
-    build: Callable[..., Message | None] = scope["build"]
+    build: Callable[..., Message | None] = run(source, cls=cls)["build"]
     return build
 
 

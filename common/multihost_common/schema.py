@@ -85,10 +85,19 @@ def _initializer(cls: type[Message]) -> Callable[..., None]:
     defaults = {f.name: f.default for f in _fields(cls)}
     signature = "".join(f", {name}=defaults[{name!r}]" for name in defaults)
     body = "; ".join(f"self.{name} = {name}" for name in defaults) or "pass"
-    scope: dict[str, Any] = {"defaults": defaults}
-    exec(f"def __init__(self{signature}): {body}", scope)  # noqa: S102
-    written: Callable[..., None] = scope["__init__"]
+    written: Callable[..., None] = run(f"def __init__(self{signature}): {body}", defaults=defaults)[
+        "__init__"
+    ]
     return written
+
+
+def run(source: str, **scope: Any) -> dict[str, Any]:
+    """What is defined once ``source`` has run in ``scope``.
+
+    Compiled first: to run a text itself makes CPython forget that it ends by Ctrl-C, if it does just then.
+    """
+    exec(compile(source, "<multihost>", "exec"), scope)  # noqa: S102
+    return scope
 
 
 def _fields(message: Message | type[Message]) -> tuple[Field[Any], ...]:
