@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import heapq
 import pickle
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
+
+from simulation.children import VirtualChildren
+from simulation.invariants import agent_is_empty, audit, broker_is_empty
+from simulation.processes import VirtualChild, VirtualRun
 
 from multihost_broker import core as broker
 from multihost_broker import events as be
@@ -24,71 +28,30 @@ from multihost_worker import events as ae
 
 SETUP, FUNCTION = b"s" * 32, b"f" * 32
 
-#: As the real children do it: seconds that one claim lasts, and between two messages of results.
-CLAIM, FLUSH = 0.0005, 0.03
 
-
-@dataclass
-class FakeRun:
-    """Items that a child was given in one go."""
-
-    position: int
-    job: int
-    #: First item, the next one, and the end.
-    first: int
-    item: int
-    stop: int
-    #: First item of the block's first chunk.
-    base: int
-    chunksize: int
-    single: bool
-
-
-@dataclass
-class FakeChild:
-    """A child process that exists only as the items it was given."""
-
-    number: int
-    pid: int
-    runs: list[FakeRun] = field(default_factory=list)
-    given: int = 0
-    stopping: bool = False
-    generation: int = 0
-    sent: float = 0.0
-    #: The claim that runs: its items and when each of them ends.
-    claim: list[tuple[int, float]] = field(default_factory=list)
-    begun: float = 0.0
-    done: list[tuple[int, float]] = field(default_factory=list)
-    once: set[int] = field(default_factory=set)
-    ran: list[int] = field(default_factory=list)
-
-
-class Host:
+class Host(VirtualChildren):
     """One agent core with its children."""
 
     def __init__(self, cluster: Cluster, name: str, slots: int, local: bool = False) -> None:
+        super().__init__()
         self.cluster = cluster
         self.name = name
         heartbeat = 0.0 if local else 1.0
         self.core = agent.Core(agent.CoreConfig(slots=0 if local else slots, host=name, heartbeat=heartbeat))
         self.local = local
         self.slots = slots
-        self.children: dict[int, FakeChild] = {}
-        self.alive = True
         self.registered = False
         #: No packet passes; what is sent meanwhile waits in ``held_up``.
         self.cut = False
         self.held_up: list[Callable[[], None]] = []
         self.exit: int | None = None
-        self.started = 0
-        self.most_running = 0
 
     def tell(self, event: ae.Event) -> None:
         if not self.alive:
             return
-        events = [event]
+        events = deque((event,))
         while events:
-            for action in self.core.handle(events.pop(0), self.cluster.now):
+            for action in self.core.handle(events.popleft(), self.cluster.now):
                 self.act(action, events)
         deadline = self.core.deadline()
         if deadline is not None:
@@ -141,152 +104,43 @@ class Host:
         if self.alive and self.core.deadline() == due:
             self.tell(ae.Tick())
 
-    def act(self, action: Any, events: list[ae.Event]) -> None:
-        kind = type(action).__name__
-        if kind == "Send":
+    def act(self, action: Any, events: deque[ae.Event]) -> None:
+        if type(action) is ae.Send:
             if not self.cluster.lost(self.name, action.message):
                 self._pass(partial(self.cluster.to_broker, self.name, m.WORKER, action.message))
-            return
-        if kind == "Exit":
+        elif type(action) is ae.Exit:
             self.exit = action.code
             self.alive = False
             self.children.clear()
-            return
-        if kind == "StartChild":
-            self.started += 1
-            child = self.children[action.child] = FakeChild(action.child, 1000 + action.child)
-            self.cluster.after(0.01, lambda: self._ready(child))
-            return
-        if action.child in self.children:
-            self._act_on(self.children[action.child], kind, action, events)
+        else:
+            self.do(action, events)
 
-    def _act_on(self, child: FakeChild, kind: str, action: Any, events: list[ae.Event]) -> None:
-        if kind == "Define":
-            if action.at_most_once:
-                child.once.add(action.job)
-        elif kind == "Run":
-            self._run(child, action)
-        elif kind == "Reclaim":
-            events.append(ae.Reclaimed(child.number, self._reclaim(child)))
-        elif kind == "Inspect":
-            events.append(self._progress(child))
-        elif kind == "StopChild":
-            child.stopping = True
-            if not child.runs:
-                self.cluster.after(0.001, lambda: self._die(child, 0))
-        elif kind == "KillChild":
-            self.cluster.after(0.001, lambda: self._die(child, 9))
+    # -- children ----------------------------------------------------------------------------------
 
-    def _ready(self, child: FakeChild) -> None:
-        if child.number in self.children and not child.stopping:
-            self.tell(ae.ChildReady(child.number, child.pid))
+    def time(self) -> float:
+        return self.cluster.now
 
-    # -- running -----------------------------------------------------------------------------------
+    def later(self, delay: float, call: Callable[[], None]) -> None:
+        self.cluster.after(delay, call)
 
-    def _run(self, child: FakeChild, run: ae.Run) -> None:
-        assert run.position >= child.given, "positions go up"
-        base = run.start - run.skip
-        chunks = -(-(run.skip + run.count) // run.chunksize)
-        assert len(run.frames[0]) == 4 * chunks, "the frames hold the chunks of the items"
-        child.given = run.position + run.count
-        stop, single = run.start + run.count, run.job in child.once
-        child.runs.append(
-            FakeRun(run.position, run.job, run.start, run.start, stop, base, run.chunksize, single)
-        )
-        if len(child.runs) == 1:
-            child.sent = self.cluster.now
-            self._claim(child)
+    def emit(self, child: VirtualChild, event: ae.Event) -> None:
+        self.tell(event)
 
-    def _claim(self, child: FakeChild) -> None:
-        """Begin the next few items: whole chunks, about half a millisecond of them."""
-        run, cluster = child.runs[0], self.cluster
-        child.generation += 1
-        generation = child.generation
-        child.claim, child.begun = [], cluster.now
-        busy = sum(1 for each in self.children.values() if each.runs)
-        self.most_running = max(self.most_running, busy)
-        at, item = 0.0, run.item
-        while item < run.stop:
-            at += cluster.cost(item)
-            child.claim.append((item, cluster.now + at))
-            cluster.begun.append((run.job, item))
-            if cluster.kills(item, self):
-                cluster.after(at, partial(self._killed, child, generation, item))
-                return
-            item += 1
-            whole = (item - run.base) % run.chunksize == 0
-            if run.single or (whole and at >= CLAIM):
-                break
-        cluster.after(at, lambda: self._claim_done(child, generation))
+    def seconds(self, run: VirtualRun, item: int) -> float:
+        return self.cluster.cost(item)
 
-    def _killed(self, child: FakeChild, generation: int, killer: int) -> None:
-        if child.generation == generation and child.number in self.children:
-            self.ran(child, [item for item, _ in child.claim if item != killer])
-            self._die(child, 9, killer)
+    def kills(self, run: VirtualRun, item: int) -> bool:
+        return self.cluster.kills(item, self)
 
-    def ran(self, child: FakeChild, items: Sequence[int]) -> None:
-        child.ran += items
+    def begins(self, run: VirtualRun, item: int) -> None:
+        self.cluster.begun.append((run.job, item))
+
+    def ended(self, run: VirtualRun, items: Sequence[int]) -> None:
         self.cluster.ran += items
 
-    def _claim_done(self, child: FakeChild, generation: int) -> None:
-        if not self.alive or child.generation != generation or child.number not in self.children:
-            return
-        run, now = child.runs[0], self.cluster.now
-        self.ran(child, [item for item, _ in child.claim])
-        child.done += child.claim
-        child.claim = []
-        run.item = child.done[-1][0] + 1
-        over = run.item >= run.stop
-        if over or run.single or now - child.sent >= FLUSH:
-            self._flush(child, run)
-        if child.number not in self.children or not self.alive:
-            return
-        if run.item >= run.stop:
-            child.runs.pop(0)
-        if child.runs:
-            self._claim(child)
-        elif child.stopping:
-            self._die(child, 0)
-
-    def _flush(self, child: FakeChild, run: FakeRun) -> None:
-        items = [item for item, _ in child.done]
-        child.done.clear()
-        child.sent = self.cluster.now
+    def answer(self, run: VirtualRun, items: list[int]) -> list[Any]:
         payload = pickle.dumps(items)
-        frames = [pack_lengths([len(payload)]), payload]
-        spent = int(sum(map(self.cluster.cost, items)) * 1e6)
-        self.tell(ae.ChildResult(child.number, run.job, items[0], len(items), spent, m.VALUES, frames))
-
-    def _reclaim(self, child: FakeChild) -> int:
-        if not child.runs:
-            return child.given
-        run = child.runs[0]
-        run.stop = child.claim[-1][0] + 1 if child.claim else run.item
-        del child.runs[1:]
-        return run.position + run.stop - run.first
-
-    def _progress(self, child: FakeChild) -> ae.Progress:
-        now, since = self.cluster.now, child.begun
-        for item, end in child.claim:
-            if now < end or item == child.claim[-1][0]:
-                run = child.runs[0]
-                return ae.Progress(child.number, run.position + item - run.first, since)
-            since = end
-        return ae.Progress(child.number, -1, now)
-
-    # -- ending ------------------------------------------------------------------------------------
-
-    def _die(self, child: FakeChild, signal: int, item: int | None = None) -> None:
-        """The child ends; what it had finished and not sent is lost with it."""
-        if not self.alive or self.children.pop(child.number, None) is None:
-            return
-        position = -1
-        if child.runs:
-            progress = self._progress(child).position
-            run = child.runs[0]
-            position = progress if item is None else run.position + item - run.first
-        text = f"killed by signal {signal}" if signal else "it exited"
-        self.tell(ae.ChildDied(child.number, position, child.pid, 0, signal, 1 << 20, False, text))
+        return [pack_lengths([len(payload)]), payload]
 
     def crash(self) -> None:
         """Power loss: nobody hears of it."""
@@ -421,65 +275,10 @@ class Cluster:
         return any(type(each) is m.PoolClosed and each.pool == pool for each in self.inbox)
 
 
-# -- the books -------------------------------------------------------------------------------------
-
-
-def audit(core: broker.Core) -> None:
-    """What must hold in the broker after every single event."""
-    workers = core.sessions.of_kind(m.WORKER)
-    for pool in core.pools.values():
-        shares = list(pool.workers.values())
-        assert pool.granted == sum(share.slots for share in shares)
-        assert pool.held == sum(share.held for share in shares)
-        assert not pool.opened.limit or pool.granted <= pool.opened.limit
-        assert set(pool.pending) <= set(pool.jobs)
-        assert all(job.ready_items for job in pool.pending.values())
-        for share in shares:
-            assert share.worker.shares[pool.number] is share and share.slots >= 0 and share.held >= 0
-        for job in pool.jobs.values():
-            _audit_job(job, workers)
-    for worker in workers:
-        granted = sum(share.slots for share in worker.shares.values())
-        assert worker.draining or not worker.slots or worker.free + granted == worker.slots
-        for share in worker.shares.values():
-            held = [leases.items for leases in worker.leases.values() if leases.share is share]
-            assert share.held == sum(held)
-
-
-def _audit_job(job: Any, workers: list[Any]) -> None:
-    """Each fed item is in exactly one place: ready, leased once, or answered."""
-    places: list[int] = []
-    for span in (*job.ready, *job.suspects):
-        places += range(span.start, span.stop)
-    assert len(places) == job.ready_items
-    for worker in workers:
-        for lease in worker.leases.get(job.number, ()):
-            places += range(lease.span.start, lease.span.stop)
-    for start, stop in _answered(job):
-        places += range(start, stop)
-    assert sorted(places) == list(range(job.fed)), f"job {job.number}"
-
-
-def _answered(job: Any) -> Iterator[tuple[int, int]]:
-    at = 0
-    for low, high in job.answered.missing(0, job.fed):
-        if at < low:
-            yield at, low
-        at = high
-    if at < job.fed:
-        yield at, job.fed
-
-
 def assert_empty(cluster: Cluster) -> None:
     """Everything was closed: nothing is left in the books of the broker or of any agent."""
-    core = cluster.core
-    assert not core.pools and not core.owners and not core.ledger.awaited and not core.scheduler.needy
-    assert not core.blobs._uses
-    for worker in core.sessions.of_kind(m.WORKER):
-        assert not worker.shares and not worker.leases
-        assert worker.draining or worker.number in core.scheduler.free
-        assert worker.draining or not worker.slots or worker.free == worker.slots
+    broker_is_empty(cluster.core)
     for host in cluster.hosts.values():
         if host.alive and not host.cut:
-            assert not host.core.pools and not host.core.jobs and not host.core.children, host.name
-            assert not host.children and not host.core.blobs._uses, host.name
+            agent_is_empty(host.core, host.name)
+            assert not host.children, host.name

@@ -351,6 +351,18 @@ def append_and_nap(job: tuple[str, int]) -> int:
     return job[1]
 
 
+def note_and_nap(job: tuple[str, int, float]) -> int:
+    """Note that this item ran, and take so many seconds."""
+    append_line(job[:2])
+    time.sleep(job[2])
+    return job[1]
+
+
+def pid_after_nap(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
 def touch_and_wait(here: str, go: str) -> str:
     """Say that it runs, and end when it is told to."""
     touch(here)

@@ -125,11 +125,20 @@ def test_a_producer_that_dials_again_within_three_seconds_goes_on(cluster: Clust
     session = cluster.core.sessions.by_peer["old"]
     cluster.tell_broker(be.Gone("old"))
     cluster.now += 2.0
+    hello.session = session.number
     cluster.tell_broker(be.Received("new", m.PRODUCER, hello))
     assert cluster.core.sessions.by_peer["new"] is session
     assert "old" not in cluster.core.sessions.by_peer
-    cluster.run(5.0)
-    assert cluster.core.sessions.by_peer["new"] is session
+
+
+def test_a_producer_that_was_never_welcomed_begins_anew(cluster: Cluster) -> None:
+    hello = m.Hello(m.PRODUCER, m.PROTOCOL_VERSION, "3.11", 5, "p", client=b"c" * 16)
+    cluster.tell_broker(be.Received("old", m.PRODUCER, hello))
+    cluster.tell_broker(be.Received("old", m.PRODUCER, m.OpenPool(1)))
+    session = cluster.core.sessions.by_peer["old"]
+    cluster.tell_broker(be.Received("new", m.PRODUCER, hello))
+    assert cluster.core.sessions.by_peer["new"] is not session
+    assert not cluster.core.pools
 
 
 # -- slots -----------------------------------------------------------------------------------------

@@ -43,6 +43,15 @@ def told_range(kind: type, bounds: tuple[float, float] | None) -> str:
     return NAMED_RANGES.get(bounds, f"{bounds[0]} .. {bounds[1]}")
 
 
+def test_the_tests_that_show_the_guarantees_exist() -> None:
+    told = (ROOT / "docs" / "guarantees.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", told)
+    assert len(named) > 15
+    for file, function in named:
+        source = (ROOT / "tests" / file).read_text()
+        assert f"def {function}(" in source if function else source, f"{file}::{function}"
+
+
 @pytest.mark.parametrize("cls", m.TABLE.values(), ids=lambda cls: str(cls.__name__))
 def test_protocol_tells_of_every_message(cls: type[m.Message]) -> None:
     told = section(cls.__name__)

@@ -39,12 +39,17 @@ class Cluster:
 
     def __init__(self, bed: Any, keys: Path, stack: ExitStack) -> None:
         self.bed = bed
+        self.keys = keys
         self.stack = stack
-        self.broker = stack.enter_context(
-            shells.broker(keys, bind="tcp://0.0.0.0:5555", launch=bed["broker"].run)
-        )
+        self.start_broker()
         self.address = "tcp://broker:5555"
         self.workers: dict[str, shells.Shell] = {}
+
+    def start_broker(self) -> None:
+        """Start the broker, or another one in its place."""
+        self.broker = self.stack.enter_context(
+            shells.broker(self.keys, bind="tcp://0.0.0.0:5555", launch=self.bed["broker"].run)
+        )
 
     def worker(self, host: str) -> shells.Shell:
         """Start a worker on this host, and wait until it has registered."""
@@ -144,6 +149,43 @@ def test_a_host_that_vanishes_takes_no_work_along(bed: Any, cluster: Cluster, fa
             else:
                 close(holder)
                 bed.boot("w2")
+
+
+@pytest.mark.parametrize("name", ["broker", "producer", "w1"])
+def test_a_cut_of_a_quarter_of_a_minute_loses_nothing(bed: Any, cluster: Cluster, name: str) -> None:
+    with cluster.producer(CASES, "long_map", CASE_ITEMS="300") as shell:
+        shell.wait_for("first answer of w2")
+        bed.cut(name)
+        try:
+            time.sleep(15.0)
+        finally:
+            bed.heal(name)
+        assert shell.wait(100) == 0, str(shell)
+        assert "complete" in shell.stdout
+
+
+def test_the_brokers_host_crashes_and_is_there_again(bed: Any, cluster: Cluster) -> None:
+    holder = bed["broker"].holder
+    with cluster.producer(CASES, "long_map", CASE_ITEMS="300") as shell:
+        shell.wait_for("first answer of w2")
+        # Without a word: nobody's connection ends.
+        bed.crash("broker")
+        close(holder)
+        bed.boot("broker")
+        cluster.start_broker()
+        assert shell.wait(100) == 0, str(shell)
+        assert "complete" in shell.stdout
+
+
+def test_a_broker_is_replaced_under_load_and_nothing_runs_twice(cluster: Cluster, folder: Path) -> None:
+    with cluster.producer(CASES, "exactly_once", CASE_FOLDER=str(folder)) as shell:
+        shell.wait_for("under way")
+        for _ in range(2):
+            cluster.broker.signal(signal.SIGTERM)
+            assert cluster.broker.wait(15) == 0
+            cluster.start_broker()
+            time.sleep(1.0)
+        assert shell.wait(60) == 0, str(shell)
 
 
 def test_a_worker_that_joins_gets_work_within_a_second(cluster: Cluster) -> None:

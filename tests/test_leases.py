@@ -71,3 +71,24 @@ def test_leases_are_a_map_from_items_to_attempts(
     assert sum(len(lease.span) for lease in books) == len(held)
     assert sum(len(lease.span) for lease in books.clear()) == len(held)
     assert not books and books.items == 0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40), st.integers(1, 12)), max_size=40))
+def test_answers_that_were_lost_are_taken_out_again(steps: list[tuple[bool, int, int]]) -> None:
+    answered, items = Answered(), set[int]()
+    for add, start, count in steps:
+        stop = start + count
+        had = items & set(range(start, stop))
+        if add:
+            fresh = {item for low, high in answered.add(start, stop) for item in range(low, high)}
+            assert fresh == set(range(start, stop)) - had
+            items |= fresh
+        else:
+            out = {item for low, high in answered.discard(start, stop) for item in range(low, high)}
+            assert out == had
+            items -= had
+        assert answered.total == len(items)
+        assert {item for low, high in answered.ranges() for item in range(low, high)} == items
+        assert {i for low, high in answered.missing(0, 60) for i in range(low, high)} == set(
+            range(60)
+        ) - items

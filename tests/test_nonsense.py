@@ -9,12 +9,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from cluster import audit
+from simulation.invariants import audit
 
 from multihost_broker import core as broker
 from multihost_broker import events as be
 from multihost_common import messages as m
 from multihost_common.blocks import pack_lengths
+from multihost_common.tables import pack_rows
 from multihost_worker import core as agent
 from multihost_worker import events as ae
 
@@ -43,8 +44,23 @@ def value(random: Random, name: str, kind: type, bounds: Any, known: list[int]) 
     return random.choice(("", "3.11", "status", "health", "died", "timeout", "x" * bounds[1]))
 
 
-def frames(random: Random, cls: type[m.Message], made: Any) -> list[bytes]:
+def table(random: Random, known: list[int], width: int) -> bytes:
+    """Rows of numbers, mostly of something that there is."""
+    if random.random() < 0.05:
+        return random.randbytes(random.choice((0, 7, 8, 8 * width)))
+    rows = range(random.randrange(4))
+    return pack_rows(
+        [random.choice(known or [1]), *(random.choice((0, 1, 2, 5, 1 << 63)) for _ in range(width - 1))]
+        for _ in rows
+    )
+
+
+def frames(random: Random, cls: type[m.Message], made: Any, known: list[int]) -> list[bytes]:
     low, high = cls.carries
+    if cls is m.Held:
+        return [table(random, known, 2), table(random, known, 4)]
+    if cls is m.Known:
+        return [table(random, [0, 1, 3], 2)]
     if low == 2 and random.random() < 0.9:
         # A block that adds up, as far as it is small.
         skip, size = getattr(made, "skip", 0), max(1, getattr(made, "chunksize", 1))
@@ -69,7 +85,7 @@ def anything(random: Random, sender: str, known: list[int]) -> m.Message:
     for name, kind, bounds in m.schema(cls):
         setattr(made, name, value(random, name, kind, bounds, known))
     if cls.carries[1]:
-        made.frames = frames(random, cls, made)
+        made.frames = frames(random, cls, made, known)
     return m.decode(m.encode(made))
 
 
@@ -107,7 +123,20 @@ def lease(random: Random) -> m.Message:
 
 def hello(random: Random, kind: str) -> m.Hello:
     client = random.choice((b"", b"", b"c" * 16))
-    return m.Hello(kind, m.PROTOCOL_VERSION, "3.11", 5, "h", 1, random.randint(0, 3), "n", client)
+    session = random.choice((0, 0, 1, 2, 3))
+    return m.Hello(
+        kind,
+        m.PROTOCOL_VERSION,
+        "3.11",
+        5,
+        "h",
+        1,
+        random.randint(0, 3),
+        "n",
+        client,
+        session,
+        random.randint(0, 2),
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)

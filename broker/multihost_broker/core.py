@@ -2,8 +2,9 @@
 
 It is composed of :mod:`sessions` (who is here), :mod:`pools` and :mod:`scheduler` (who works for whom),
 :mod:`jobs` and :mod:`leases` (which item is where), :mod:`blobs` (content by digest), all of it held by
-:mod:`ledger`. What producers say is answered in :mod:`producers`, what workers say in :mod:`workers`;
-this file is the door, who comes and goes, and the time.
+:mod:`ledger`. What producers say is answered in :mod:`producers`, what workers say in :mod:`workers`,
+what both say when they come back in :mod:`returns`; this file is the door, who comes and goes, and the
+time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from multihost_broker.events import Action, Drop, Event, Gone, Peer, Received, Tick
 from multihost_broker.ledger import INFO, Ledger
 from multihost_broker.producers import Producers
+from multihost_broker.returns import Returns
 from multihost_broker.sessions import HEARTBEAT, Session
 from multihost_broker.status import health, status
 from multihost_broker.workers import Workers
@@ -40,18 +42,20 @@ class Core:
     def __init__(self, config: CoreConfig | None = None) -> None:
         self.config = config or CoreConfig()
         self.python = self.config.python
-        self.ledger = Ledger()
+        self.ledger = Ledger(self.config.epoch)
         self.sessions = self.ledger.sessions
         self.scheduler = self.ledger.scheduler
         self.blobs = self.ledger.blobs
         self.pools = self.ledger.pools
         self.owners = self.ledger.owners
-        self._producers = Producers(self.ledger)
         self._workers = Workers(self.ledger, self._announce)
+        self._returns = Returns(self.ledger, self._workers.joined)
+        self._producers = Producers(self.ledger, self._returns)
         self._next_beat = 0.0
         self._reactions: dict[type, Callable[[Session, Any], None]] = {
             **self._producers.reactions,
             **self._workers.reactions,
+            **self._returns.reactions,
             m.Beat: self._on_beat,
             m.Bye: self._on_bye,
             m.Ask: self._on_ask,
@@ -77,7 +81,12 @@ class Core:
         """When :class:`Tick` is due."""
         if not self.sessions.by_number:
             return None
-        times = (self._next_beat, self.sessions.deadline(), self.scheduler.deadline())
+        times = (
+            self._next_beat,
+            self.sessions.deadline(),
+            self.scheduler.deadline(),
+            self._returns.deadline(),
+        )
         return min(at for at in times if at is not None)
 
     def _on_message(self, peer: Peer, role: str, message: m.Message, now: float) -> None:
@@ -115,14 +124,20 @@ class Core:
         if not self.sessions.by_number:
             self._next_beat = now + HEARTBEAT
         session = self.sessions.find(hello)
+        if session is not None and not hello.session:
+            # It was never welcomed, and knows nothing of it.
+            self._end(session, "begins anew")
+            session = None
         known = self.sessions.by_peer.get(peer)
         if known is not None and known is not session:
             self._end(known, "said Hello again")
+        fresh = session is None
         if session is not None:
             self.sessions.move(session, peer)
             self.sessions.heard(session, now)
         else:
             session = self.sessions.open(peer, hello, now)
+            self._returns.began(session, hello, now)
             if hello.kind != m.ADMIN:
                 self.ledger.note(INFO, f"{hello.kind} {session.number} is here: {_name(session)}")
         slots, workers = self._capacity()
@@ -130,7 +145,9 @@ class Core:
         self.ledger.tell(
             session, m.Welcome(config.epoch, session.number, HEARTBEAT, config.max_frame, slots, workers)
         )
-        if hello.kind == m.WORKER:
+        if not fresh:
+            self._returns.moved(session)
+        elif hello.kind == m.WORKER and not session.returning:
             self._workers.joined(session)
 
     def _misfit(self, role: str, hello: m.Hello) -> tuple[str, str] | None:
@@ -170,6 +187,7 @@ class Core:
         for session in self.sessions.lost(now):
             self._end(session, f"has been silent for {now - session.heard:.0f} s")
         self.scheduler.call_back()
+        self._returns.tick()
         if now < self._next_beat:
             return
         self._next_beat = now + HEARTBEAT
@@ -190,8 +208,11 @@ class Core:
         if session.kind != m.ADMIN:
             self.ledger.note(INFO, f"{session.kind} {session.number} ({_name(session)}) {why}")
         self.ledger.out.append(Drop(session.peer, why))
+        self._returns.ended(session)
         if session.kind == m.PRODUCER:
             self._producers.ended(session)
+            if session.pools:
+                self.sessions.reserved.add(session.number)
         elif session.kind == m.WORKER:
             self._workers.ended(session)
 

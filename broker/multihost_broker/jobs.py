@@ -18,11 +18,11 @@ class Job:
     ``suspects``), leased (the worker's books), answered."""
 
     __slots__ = (
-        "answered", "attempts", "count", "deaths", "fed", "high", "number", "opened",
-        "pace", "ready", "ready_items", "suspects", "workers",
+        "answered", "attempts", "base", "count", "deaths", "fed", "high", "lost", "number", "opened",
+        "pace", "ready", "ready_items", "stale", "suspects", "waits", "workers",
     )  # fmt: skip
 
-    def __init__(self, number: int, opened: OpenJob) -> None:
+    def __init__(self, number: int, opened: OpenJob, base: int = 0) -> None:
         #: Unique over all producers: session << 32 | the producer's number.
         self.number = number
         self.opened = opened
@@ -36,9 +36,16 @@ class Job:
         self.fed = 0
         self.count = -1
         self.pace = Pace()
-        #: Leases made so far; no item from ``high`` on was ever leased.
-        self.attempts = 0
+        #: The last lease's number; unless it is stated anew all of its own are above ``base``.
+        self.attempts = self.base = base
+        #: No item from here on was ever leased.
         self.high = 0
+        #: It is not to be run before those who may have parts of it have come back.
+        self.waits = False
+        #: What had an answer when its producer's connection ended: those on their way then are lost.
+        self.stale = Answered()
+        #: Items that may have been run, in vain, and must not be run again.
+        self.lost = Answered()
         #: Workers that know the job.
         self.workers: set[int] = set()
 
@@ -49,6 +56,45 @@ class Job:
         self.fed += block.count
         self.put(block.span())
         return True
+
+    def refeed(self, block: Block) -> bool:
+        """Take a block that is stated anew: the producer has all the answers that lie before and between
+        such blocks, and lacks some of each block's. False: it is none of this job's."""
+        start, stop = block.start, block.start + block.count
+        if start >= self.fed:
+            if start > self.fed:
+                self.answered.add(self.fed, start)
+                self.fed = start
+            return self.feed(block)
+        if stop > self.fed:
+            return False
+        for low, high in self.stale.discard(start, stop):
+            for begin, end in self.answered.discard(low, high):
+                if self.opened.at_most_once:
+                    self.lost.add(begin, end)
+                else:
+                    self.put(Span(block, begin, end))
+        return True
+
+    def end(self, count: int) -> bool:
+        """The input ends with ``count`` items. False: that cannot be."""
+        if self.opened.resumed and count > self.fed:
+            self.answered.add(self.fed, count)
+            self.fed = count
+        if count != self.fed:
+            return False
+        self.count = count
+        return True
+
+    def claim(self, start: int, stop: int) -> list[tuple[Span, bool]]:
+        """Take what is ready of ``start .. stop``: (span, isolate) of each part."""
+        claimed = []
+        for queue in (self.ready, self.suspects):
+            for span in [span for span in queue if span.start < stop and start < span.stop]:
+                low, high = max(start, span.start), min(stop, span.stop)
+                claimed.append((span.sub(low, high), queue is self.suspects))
+        self.drop_ready(start, stop)
+        return claimed
 
     def put(self, span: Span, first: bool = False) -> None:
         """Make a span ready."""
@@ -102,7 +148,8 @@ class Job:
 
     def leased(self, stop: int, attempt: int) -> bool:
         """May there be, or have been, such a lease of an item before ``stop``?"""
-        return stop <= self.high and 0 < attempt <= self.attempts
+        floor = 0 if self.opened.resumed else self.base
+        return stop <= self.high and floor < attempt <= self.attempts
 
     def drop_ready(self, start: int, stop: int) -> None:
         """These items are not to run: they have an answer from elsewhere, or are not wanted."""

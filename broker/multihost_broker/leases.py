@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from multihost_broker.pools import Share
 
 
+#: Seconds between two beats that count, when beats come every second.
+APART = 0.5
+
+
 class Answered:
     """The items of a job that have an answer, as disjoint sorted intervals."""
 
@@ -71,6 +75,32 @@ class Answered:
             found.append((at, stop))
         return found
 
+    def discard(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Take ``start .. stop`` out; the parts of it that were in."""
+        found = []
+        at = start
+        for low, high in [*self.missing(start, stop), (stop, stop)]:
+            if at < low:
+                found.append((at, low))
+            at = high
+        for low, high in found:
+            index = bisect_right(self._starts, low) - 1
+            first, last = self._starts[index], self._stops[index]
+            self._starts[index : index + 1] = [first] * (first < low) + [high] * (high < last)
+            self._stops[index : index + 1] = [low] * (first < low) + [last] * (high < last)
+            self.total -= high - low
+        return found
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """The intervals."""
+        return list(zip(self._starts, self._stops, strict=True))
+
+    def copy(self) -> Answered:
+        """The same items, apart."""
+        other = Answered()
+        other._starts, other._stops, other.total = self._starts[:], self._stops[:], self.total
+        return other
+
     def __len__(self) -> int:
         return len(self._starts)
 
@@ -78,18 +108,32 @@ class Answered:
 class Lease:
     """A span that one worker holds."""
 
-    __slots__ = ("attempt", "isolate", "missed", "span")
+    __slots__ = ("attempt", "doubtful", "isolate", "looked", "missed", "span")
 
-    def __init__(self, span: Span, attempt: int, isolate: bool = False) -> None:
+    def __init__(self, span: Span, attempt: int, isolate: bool = False, now: float = 0.0) -> None:
         self.span = span
         self.attempt = attempt
         self.isolate = isolate
         #: Beats in a row that did not name it.
         self.missed = 0
+        #: When it was made, or the last of those beats was heard.
+        self.looked = now
+        #: The connection it went over has ended, and the worker has not named it since.
+        self.doubtful = False
 
     def part(self, start: int, stop: int) -> Lease:
         """The same lease on a part of its span."""
-        return Lease(self.span.sub(start, stop), self.attempt, self.isolate)
+        part = Lease(self.span.sub(start, stop), self.attempt, self.isolate, self.looked)
+        part.missed, part.doubtful = self.missed, self.doubtful
+        return part
+
+    def miss(self, now: float) -> int:
+        """A beat does not name it: how many in a row did not. Those that have waited together, such as while
+        this process stood still, count as one, and were sent before the lease if it is as young."""
+        if now - self.looked >= APART:
+            self.looked = now
+            self.missed += 1
+        return self.missed
 
 
 class Leases:
@@ -147,6 +191,11 @@ class Leases:
             at += len(rest)
             self.items -= high - low
         return taken
+
+    def covers(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The parts of ``start .. stop`` that are held."""
+        spans = (lease.span for lease in self._leases if lease.span.start < stop and start < lease.span.stop)
+        return [(max(start, span.start), min(stop, span.stop)) for span in spans]
 
     def clear(self) -> list[Lease]:
         """Remove all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from multihost_broker.events import Action, Note, Peer, Send
 from multihost_broker.jobs import Job
+from multihost_broker.leases import Lease
 from multihost_broker.pools import Pool
 from multihost_broker.scheduler import Scheduler
 from multihost_broker.sessions import Session, Sessions
@@ -19,11 +20,12 @@ NUMBER = 0xFFFF_FFFF
 class Ledger:
     """The broker's state, and the steps that what producers say and what workers say have in common."""
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int = 0) -> None:
         self.out: list[Action] = []
-        self.sessions = Sessions()
+        self.sessions = Sessions(epoch & m.U32[1] or 1)
         self.blobs = Blobs()
-        self.scheduler = Scheduler(self._emit, self.blobs)
+        # A thousand attempts in each millisecond is more than any earlier start can have made.
+        self.scheduler = Scheduler(self._emit, self.blobs, attempts=epoch << 10)
         self.pools = self.scheduler.pools
         #: Job number -> its pool, for all open jobs.
         self.owners: dict[int, Pool] = {}
@@ -80,9 +82,19 @@ class Ledger:
                 ),
             )  # fmt: skip
 
+    def lose(self, worker: Session, pool: Pool, job: Job, lease: Lease) -> None:
+        """Nobody knows what became of this lease."""
+        if not job.opened.at_most_once:
+            job.put_back(lease)
+            return
+        text = f"{worker.host or 'a worker'} was lost and may have begun it, and at_most_once is set"
+        facts = m.Failed(reason=m.LOST, host=worker.host, text=text)
+        self.fail(pool, job, lease.span.start, lease.span.stop, facts)
+
     def settle(self, pool: Pool, job: Job) -> None:
-        """If every item has its answer, say so and forget the job."""
-        if job.done() and job.number in pool.jobs:
+        """If every item has its answer, say so and forget the job; not while its producer may still say that
+        some of the answers never arrived."""
+        if job.done() and pool.owner.stated is None and not job.waits and job.number in pool.jobs:
             self.tell_owner(pool, m.EndResults(job.number & NUMBER, job.count))
             self.close_job(pool, job)
 
@@ -138,6 +150,8 @@ class Ledger:
         if pool.unconfirmed or pool.number not in self.pools:
             return
         pool.owner.pools.discard(pool.number)
+        if not pool.owner.pools:
+            self.sessions.reserved.discard(pool.owner.number)
         self.blobs.release(pool.opened.setup)
         self.blobs.release(pool.opened.code)
         for digest in [each for each, pools in self.awaited.items() if pool.number in pools]:

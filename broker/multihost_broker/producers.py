@@ -7,17 +7,20 @@ from typing import Any
 
 from multihost_broker.jobs import Job
 from multihost_broker.ledger import NUMBER, Ledger
-from multihost_broker.pools import Pool
+from multihost_broker.pools import Pool, Share
+from multihost_broker.returns import Returns
 from multihost_broker.sessions import Session
 from multihost_common import messages as m
 from multihost_common.blocks import Block
+from multihost_common.tables import unpack_rows
 
 
 class Producers:
     """Reacts to producers. Numbers in their messages are their own."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, returns: Returns) -> None:
         self._ledger = ledger
+        self._returns = returns
         self._scheduler = ledger.scheduler
         self.reactions: dict[type, Callable[[Session, Any], None]] = {
             m.Blob: self._on_blob,
@@ -25,6 +28,7 @@ class Producers:
             m.ClosePool: self._on_close_pool,
             m.OpenJob: self._on_open_job,
             m.Feed: self._on_feed,
+            m.Known: self._on_known,
             m.EndJob: self._on_end_job,
             m.Cancel: self._on_cancel,
         }
@@ -53,7 +57,13 @@ class Producers:
     def _on_open_pool(self, producer: Session, opened: m.OpenPool) -> None:
         ledger = self._ledger
         number = producer.number << 32 | opened.pool
-        if number in ledger.pools or opened.pool > NUMBER:
+        if opened.pool > NUMBER:
+            ledger.refuse(producer.peer, "E_FIELD", "pools are numbered with 32 bits")
+            return
+        if self._returns.states(producer, number) and number in ledger.pools:
+            self._open_again(producer, ledger.pools[number])
+            return
+        if number in ledger.pools:
             ledger.refuse(producer.peer, "E_STATE", f"pool {opened.pool} is open already")
             return
         opened.pool = number
@@ -62,6 +72,19 @@ class Producers:
         ledger.use(pool, opened.setup, opened.code)
         if opened.eager:
             self._open_eagerly(pool)
+
+    def _open_again(self, producer: Session, pool: Pool) -> None:
+        """The producer states a pool anew; if it closes it, it says so again, too."""
+        if pool.broken:
+            self._ledger.tell(producer, m.PoolBroken(pool.number & NUMBER, pool.broken))
+        pool.draining = False
+        if pool.closing:
+            # It lacks answers of jobs that had ended here.
+            pool.closing = pool.kill = False
+            pool.unconfirmed.clear()
+            for share in pool.workers.values():
+                self._ledger.tell(share.worker, pool.opened)
+                self._ledger.tell(share.worker, m.Grant(pool.number, share.slots))
 
     def _open_eagerly(self, pool: Pool) -> None:
         for worker in list(self._scheduler.free.values()):
@@ -83,14 +106,25 @@ class Producers:
         ledger = self._ledger
         number = producer.number << 32 | opened.job
         pool = ledger.pools.get(producer.number << 32 | opened.pool) if opened.pool <= NUMBER else None
-        if pool is None or pool.closing or number in ledger.owners or opened.job > NUMBER:
+        if opened.job > NUMBER:
+            ledger.refuse(producer.peer, "E_FIELD", "jobs are numbered with 32 bits")
+            return
+        stated = self._returns.states(producer, number)
+        known = ledger.find(number)
+        if stated and known is not None:
+            known[1].opened.resumed = True
+            # Not to be handed out before it is known which answers were lost.
+            known[0].pending.pop(number, None)
+            return
+        if pool is None or pool.closing or number in ledger.owners:
             ledger.refuse(producer.peer, "E_STATE", f"job {opened.job} cannot be opened: its pool is not")
             return
         if pool.broken:
             ledger.tell(producer, m.PoolBroken(opened.pool, pool.broken))
             return
         opened.job, opened.pool = number, pool.number
-        pool.jobs[number] = Job(number, opened)
+        job = pool.jobs[number] = Job(number, opened, self._scheduler.attempts)
+        job.waits = opened.resumed and stated
         ledger.owners[number] = pool
         ledger.use(pool, opened.function, opened.code)
 
@@ -103,21 +137,38 @@ class Producers:
         wrong = block.check()
         if wrong:
             self._ledger.refuse(producer.peer, "E_FIELD", wrong)
-        elif not job.feed(block):
+        elif not (job.refeed(block) if job.opened.resumed else job.feed(block)):
             self._ledger.refuse(producer.peer, "E_STATE", f"job {feed.job} continues at item {job.fed}")
         else:
             self._scheduler.ready(pool, job)
+
+    def _on_known(self, producer: Session, known: m.Known) -> None:
+        found, rows = self._find(producer, known.job), unpack_rows(known.frames[0], 2)
+        if found is None:
+            return
+        if rows is None:
+            self._ledger.refuse(producer.peer, "E_FIELD", "Known names items by two 64-bit integers each")
+            return
+        pool, job = found
+        freed: list[Share] = []
+        for start, count in rows:
+            stop = min(start + count, job.fed)
+            if start < stop:
+                freed += self._withdraw(pool, job, start, stop, kill=False)
+                job.answered.add(start, stop)
+        for share in freed:
+            self._scheduler.refill(share)
+        self._ledger.settle(pool, job)
 
     def _on_end_job(self, producer: Session, end: m.EndJob) -> None:
         found = self._find(producer, end.job)
         if found is None:
             return
         pool, job = found
-        if end.count != job.fed:
+        if not job.end(end.count):
             text = f"job {end.job} has {job.fed} items, not {end.count}"
             self._ledger.refuse(producer.peer, "E_STATE", text)
             return
-        job.count = end.count
         self._ledger.settle(pool, job)
 
     def _on_cancel(self, producer: Session, cancel: m.Cancel) -> None:
@@ -131,6 +182,14 @@ class Producers:
         start, stop = cancel.start, min(cancel.start + cancel.count, job.fed)
         if start >= stop:
             return
+        freed = self._withdraw(pool, job, start, stop, cancel.kill)
+        self._ledger.fail(pool, job, start, stop, m.Failed(reason=m.CANCELLED, text="it was cancelled"))
+        for share in freed:
+            self._scheduler.refill(share)
+        self._ledger.settle(pool, job)
+
+    def _withdraw(self, pool: Pool, job: Job, start: int, stop: int, kill: bool) -> list[Share]:
+        """Nobody is to run these items any more; the shares of the workers that had some of them."""
         job.drop_ready(start, stop)
         self._scheduler.unready(pool, job)
         freed = []
@@ -140,9 +199,6 @@ class Producers:
             taken = leases.take(start, stop) if leases else ()
             if worker is not None and leases is not None and taken:
                 leases.share.hold(-sum(len(lease.span) for lease in taken))
-                self._ledger.tell(worker, m.Cancel(job.number, start, stop - start, cancel.kill))
+                self._ledger.tell(worker, m.Cancel(job.number, start, stop - start, kill))
                 freed.append(leases.share)
-        self._ledger.fail(pool, job, start, stop, m.Failed(reason=m.CANCELLED, text="it was cancelled"))
-        for share in freed:
-            self._scheduler.refill(share)
-        self._ledger.settle(pool, job)
+        return freed

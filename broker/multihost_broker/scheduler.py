@@ -43,11 +43,13 @@ MOST_WANTED = 1 << 16
 
 
 class Scheduler:
-    """Hands ready items to workers. ``emit`` takes the actions."""
+    """Hands ready items to workers. ``emit`` takes the actions; attempts are numbered on from ``attempts``."""
 
-    def __init__(self, emit: Callable[[Action], None], blobs: Blobs) -> None:
+    def __init__(self, emit: Callable[[Action], None], blobs: Blobs, attempts: int = 0) -> None:
         self._emit = emit
         self._blobs = blobs
+        #: The last lease's number. A job that is stated anew may have been known before, so they count on.
+        self.attempts = attempts
         self.pools: dict[int, Pool] = {}
         #: Workers with free slots (an ordered set, used in turn).
         self.free: dict[int, Session] = {}
@@ -61,7 +63,8 @@ class Scheduler:
 
     def join(self, worker: Session) -> None:
         """A worker has come: it gets what is ready, or what others have not begun."""
-        self.free[worker.number] = worker
+        if worker.free > 0:
+            self.free[worker.number] = worker
         for pool in list(self.pools.values()):
             if pool.opened.eager:
                 self.open_eagerly(pool, worker)
@@ -122,6 +125,8 @@ class Scheduler:
     def ready(self, pool: Pool, job: Job) -> None:
         """The job may have ready items: hungry workers first, then new slots."""
         if not job.ready_items or job.number not in pool.jobs or pool.broken:
+            return
+        if job.waits or pool.owner.stated is not None:
             return
         if self.missing(job.opened.function, job.opened.code):
             return
@@ -187,11 +192,11 @@ class Scheduler:
         if leases is None:
             leases = worker.leases[job.number] = Leases(job, share)
             if worker.number not in job.workers:
-                self._introduce(job, worker)
+                self.introduce(job, worker)
         span, isolate = job.take(items)
-        job.attempts += 1
+        self.attempts = job.attempts = self.attempts + 1
         share.pool.leases += 1
-        leases.add(Lease(span, job.attempts, isolate))
+        leases.add(Lease(span, job.attempts, isolate, self.now))
         count = span.stop - span.start
         share.hold(count)
         skip, frames = span.cut()
@@ -202,11 +207,38 @@ class Scheduler:
             ),
         )
 
-    def _introduce(self, job: Job, worker: Session) -> None:
+    def introduce(self, job: Job, worker: Session) -> None:
+        """Tell the worker of the job."""
         opened = job.opened
         self.give_blobs(worker, (opened.function, opened.code))
         job.workers.add(worker.number)
         self.send(worker, opened)
+
+    def adopt(self, share: Share, job: Job, start: int, stop: int, attempt: int) -> list[tuple[int, int]]:
+        """Lease to the worker what is ready of ``start .. stop``, which it has already; those parts."""
+        worker = share.worker
+        adopted = []
+        for span, isolate in job.claim(start, stop):
+            if job.number not in worker.leases:
+                worker.leases[job.number] = Leases(job, share)
+            worker.leases[job.number].add(Lease(span, attempt, isolate, self.now))
+            share.hold(len(span))
+            job.high = max(job.high, span.stop)
+            adopted.append((span.start, span.stop))
+        self.unready(share.pool, job)
+        return adopted
+
+    def regain(self, pool: Pool, worker: Session, children: int) -> Share:
+        """The worker's share of the pool; it has so many children of it already."""
+        share = worker.shares.get(pool.number)
+        if share is None:
+            share = worker.shares[pool.number] = pool.workers[worker.number] = Share(pool, worker)
+            self.send(worker, pool.opened)
+            slots = min(children, worker.free, max(0, (pool.opened.limit or children) - pool.granted))
+            self._grant(pool, worker, slots)
+            if slots <= 0:
+                self.send(worker, Grant(pool.number, 0))
+        return share
 
     def send(self, worker: Session, message: Message) -> None:
         """Send to a worker."""

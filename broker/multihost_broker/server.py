@@ -23,7 +23,17 @@ from multihost_common.allocator import keep_freed_memory
 from multihost_common.auth import MAX_FRAME, secure_server, unlimited
 from multihost_common.errors import ConfigError, ProtocolError
 from multihost_common.keys import make_keys
-from multihost_common.messages import TEXT, Bye, Hello, Refused, decode, encode
+from multihost_common.messages import (
+    ADMIN,
+    PRODUCER,
+    TEXT,
+    WORKER,
+    Bye,
+    Hello,
+    Refused,
+    decode,
+    encode,
+)
 from multihost_common.waiter import Alarm, Waiter, milliseconds
 from multihost_common.wire import (
     NOBLOCK,
@@ -305,17 +315,34 @@ class Server:
         send_frames(self._socket, frames)
 
     def _farewell(self) -> None:
-        """Say Bye, and let the peers be the ones to hang up, ``linger`` seconds long.
+        """Workers first, so that what they have sent still gets to the producers."""
+        for kinds in ((WORKER,), (PRODUCER, ADMIN, "")):
+            self._part(kinds)
+
+    def _part(self, kinds: tuple[str, ...]) -> None:
+        """Say Bye to peers of these kinds, and let them be the ones to hang up, ``linger`` seconds long.
 
         A connection that ends takes along what its peer has not read yet: so libzmq does where
         ``ZMQ_IMMEDIATE`` is set, as it is at every :class:`Dealer`.
         """
-        for peer in self._connections.peers():
+        for peer in self._peers(kinds):
             self._send(peer, Bye("the broker was stopped"))
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
         deadline = time.monotonic() + self.config.linger
-        while self._connections.peers() and (left := deadline - time.monotonic()) > 0:
-            self._monitor.poll(milliseconds(left))
+        while self._peers(kinds) and (left := deadline - time.monotonic()) > 0:
+            poller.poll(milliseconds(left))
             self._connections.read()
+            self._receive(BATCH)
+
+    def _peers(self, kinds: tuple[str, ...]) -> list[Peer]:
+        sessions = self.core.sessions.by_peer
+        return [
+            peer
+            for peer in self._connections.peers()
+            if (sessions[peer].kind if peer in sessions else "") in kinds
+        ]
 
     # -- ending --------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from multihost_broker.events import Peer
-from multihost_common.messages import PRODUCER, WORKER, Hello
+from multihost_common.messages import PRODUCER, U32, WORKER, Hello
 
 if TYPE_CHECKING:
     from multihost_broker.leases import Leases
@@ -27,12 +27,24 @@ GONE = 3.0
 UNLIMITED = 1 << 30
 
 
+class Claims:
+    """What a worker that comes back says it has: children of pools, items of jobs."""
+
+    __slots__ = ("items", "pools")
+
+    def __init__(self) -> None:
+        #: Pool number -> children.
+        self.pools: dict[int, int] = {}
+        #: Job number -> (start, stop, attempt).
+        self.items: dict[int, list[tuple[int, int, int]]] = {}
+
+
 class Session:
     """What is known of one peer."""
 
     __slots__ = (
-        "client", "digests", "draining", "free", "gone_at", "heard", "host", "kind", "leases", "name", "number",
-        "peer", "pid", "pools", "shares", "slots",
+        "claims", "claims_until", "client", "digests", "draining", "former", "free", "gone_at", "heard", "host", "kind",
+        "leases", "name", "number", "peer", "pid", "pools", "returning", "shares", "slots", "stated", "workers",
     )  # fmt: skip
 
     def __init__(self, number: int, peer: Peer, hello: Hello, now: float) -> None:
@@ -43,11 +55,17 @@ class Session:
         self.name = hello.name
         self.pid = hello.pid
         self.client = hello.client
+        #: The number it had when it was here before; 0: it was not.
+        self.former = hello.session
         self.heard = now
         #: When its connection ended; None while it lasts.
         self.gone_at: float | None = None
         # -- of a producer: its pools' numbers
         self.pools: set[int] = set()
+        #: Pools and jobs it has stated anew so far, while it does so after a lost connection.
+        self.stated: set[int] | None = None
+        #: Workers it knew of before that.
+        self.workers = hello.workers
         # -- of a worker
         #: Child processes it may run; 0: as many as pools ask for (the local worker).
         self.slots = hello.slots
@@ -59,6 +77,12 @@ class Session:
         #: Blobs it has been sent.
         self.digests: set[bytes] = set()
         self.draining = False
+        #: What it still has from before its connection was lost and has not been leased to it anew.
+        self.claims = Claims()
+        #: When it is told to drop that; None: it has not said what it has.
+        self.claims_until: float | None = None
+        #: It has been here before and has not said yet what it has.
+        self.returning = False
 
     def lost_at(self) -> float:
         """When this session ends if nothing more is heard."""
@@ -75,27 +99,34 @@ class Session:
 
 
 class Sessions:
-    """All sessions, by peer and by number."""
+    """All sessions, by peer and by number. Numbers begin at ``first``: higher than those of earlier starts of
+    the broker, since peers come back with theirs."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 1) -> None:
         self.by_peer: dict[Peer, Session] = {}
         self.by_number: dict[int, Session] = {}
         self._gone: dict[int, Session] = {}
-        self._next = 1
+        self._next = first
+        #: Numbers of sessions that are over, whose pools are being closed still.
+        self.reserved: set[int] = set()
 
     def open(self, peer: Peer, hello: Hello, now: float) -> Session:
-        """A new session for this peer."""
-        session = Session(self._next, peer, hello, now)
-        self._next += 1
+        """A new session for this peer. A producer that comes back gets the number it had if that is free:
+        workers know its jobs by that."""
+        number = hello.session if hello.kind == PRODUCER else 0
+        while not number or number in self.by_number or number in self.reserved:
+            number = self._next
+            self._next = self._next % U32[1] + 1
+        session = Session(number, peer, hello, now)
         self.by_peer[peer] = session
         self.by_number[session.number] = session
         return session
 
     def find(self, hello: Hello) -> Session | None:
-        """The session of a producer that has dialled again."""
-        if hello.kind == PRODUCER and hello.client:
+        """The session of a peer that has dialled again."""
+        if hello.client:
             for session in self.by_number.values():
-                if session.client == hello.client and session.kind == PRODUCER:
+                if session.client == hello.client and session.kind == hello.kind:
                     return session
         return None
 

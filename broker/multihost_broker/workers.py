@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from array import array
 from collections.abc import Callable
 from typing import Any
 
 from multihost_broker.jobs import MAX_DEATHS, Job
-from multihost_broker.leases import Lease
+from multihost_broker.leases import Leases
 from multihost_broker.ledger import NUMBER, WARNING, Ledger
 from multihost_broker.pools import Pool
 from multihost_broker.sessions import Session
 from multihost_common import messages as m
+from multihost_common.tables import unpack_rows
 
 #: A lease that so many beats in a row did not name returns: its message was lost on the way.
 MISSED_BEATS = 3
-
-#: Leases that a beat may name.
-MAX_NAMED = 1 << 20
 
 
 class Workers:
@@ -51,7 +47,7 @@ class Workers:
         pools = [share.pool for share in worker.shares.values()]
         touched: dict[int, tuple[Pool, Job]] = {}
         for pool, job, lease in self._scheduler.leave(worker):
-            self._lose(worker, pool, job, lease)
+            self._ledger.lose(worker, pool, job, lease)
             touched[job.number] = (pool, job)
         for pool in pools:
             self._ledger.confirm(pool, worker)
@@ -63,47 +59,44 @@ class Workers:
                 self._scheduler.spread(pool)
         self._changed()
 
-    def _lose(self, worker: Session, pool: Pool, job: Job, lease: Lease) -> None:
-        """Nobody knows what became of this lease."""
-        if not job.opened.at_most_once:
-            job.put_back(lease)
-            return
-        text = f"{worker.host or 'a worker'} was lost and may have begun it, and at_most_once is set"
-        facts = m.Failed(reason=m.LOST, host=worker.host, text=text)
-        self._ledger.fail(pool, job, lease.span.start, lease.span.stop, facts)
-
     def beat(self, worker: Session, beat: m.Beat) -> None:
         """Leases live only while they are named: the message that carried one may have been lost."""
         if not beat.frames:
             return
-        frame = beat.frames[0]
-        if len(frame) % 32 or len(frame) > 32 * MAX_NAMED:
+        rows = unpack_rows(beat.frames[0], 4)
+        if rows is None:
             text = "a beat names leases by four 64-bit integers each"
             self._ledger.refuse(worker.peer, "E_FIELD", text)
             return
-        named = array("Q")
-        named.frombytes(frame)
-        if sys.byteorder == "big":
-            named.byteswap()
-        held = set(zip(named[::4], named[3::4], strict=True))
+        held = {(job, attempt) for job, _, _, attempt in rows}
         missed = []
         for number, leases in worker.leases.items():
             for lease in leases:
-                lease.missed = 0 if (number, lease.attempt) in held else lease.missed + 1
-                if lease.missed >= MISSED_BEATS:
+                if (number, lease.attempt) in held:
+                    lease.missed = 0
+                elif lease.miss(self._scheduler.now) >= MISSED_BEATS:
                     missed.append((leases, lease))
         for leases, lease in missed:
             for taken in leases.take(lease.span.start, lease.span.stop, lease.attempt):
                 leases.share.hold(-len(taken.span))
-                self._lose(worker, leases.share.pool, leases.job, taken)
+                self._ledger.lose(worker, leases.share.pool, leases.job, taken)
+            self._remind(worker, leases)
             self._scheduler.ready(leases.share.pool, leases.job)
             self._ledger.settle(leases.share.pool, leases.job)
             self._scheduler.refill(leases.share)
+
+    def _remind(self, worker: Session, leases: Leases) -> None:
+        """What came before the lease may have been lost with it."""
+        share = leases.share
+        for message in (share.pool.opened, m.Grant(share.pool.number, share.slots), leases.job.opened):
+            self._ledger.tell(worker, message)
 
     def _on_drain(self, worker: Session, drain: m.Drain) -> None:
         if not worker.draining:
             self._scheduler.retire(worker)
             self._changed()
+        # Behind all that was leased to it: when it hears this, it has heard of everything.
+        self._ledger.tell(worker, m.Drain())
 
     # -- pools -------------------------------------------------------------------------------------
 
@@ -164,6 +157,9 @@ class Workers:
         else:
             return
         start, stop = result.start, result.start + result.count
+        if job.waits or (job.opened.resumed and result.attempt <= job.base and stop > job.high):
+            # Of an earlier start of the broker; the worker keeps what it has until it is told of the job.
+            return
         if not job.leased(stop, result.attempt):
             text = f"job {result.job}: items {start} to {stop} were never leased in attempt {result.attempt}"
             self._ledger.refuse(worker.peer, "E_STATE", text)
@@ -198,7 +194,7 @@ class Workers:
             taken = leases.take(start, stop) if leases else ()
             if worker is not None and leases is not None and taken:
                 leases.share.hold(-sum(len(lease.span) for lease in taken))
-                self._ledger.tell(worker, m.Cancel(job.number, start, stop - start, False))
+                self._ledger.tell(worker, m.Cancel(job.number, start, stop - start, True))
                 self._scheduler.refill(leases.share)
 
     def _on_died(self, worker: Session, died: m.Died) -> None:

@@ -28,7 +28,7 @@ from multihost_common.schema import digest, flag, integer, message, payload, sec
 from multihost_common.schema import schema as schema
 
 #: Raised with every change that an older peer would misread. Checked at the handshake.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 PRODUCER, WORKER, BROKER, ADMIN = "producer", "worker", "broker", "admin"
 
@@ -37,7 +37,10 @@ PRODUCER, WORKER, BROKER, ADMIN = "producer", "worker", "broker", "admin"
 
 @message(1, PRODUCER, WORKER, ADMIN)
 class Hello(Message):
-    """First message of a connection. Answered by Welcome or Refused."""
+    """First message of a connection. Answered by Welcome or Refused.
+
+    ``client`` names the process for its whole life; ``session`` is the number it had before, 0: none;
+    ``workers``: how many a producer knew of then."""
 
     kind: str = text(16)
     protocol: int = integer(U32)
@@ -48,6 +51,8 @@ class Hello(Message):
     slots: int = integer(U32)
     name: str = text()
     client: bytes = digest(16)
+    session: int = integer(U32)
+    workers: int = integer(U32)
 
 
 @message(2, BROKER)
@@ -83,6 +88,28 @@ class Bye(Message):
     """The sender leaves in good order."""
 
     reason: str = text()
+
+
+@message(37, PRODUCER)
+class Restated(Message):
+    """After a lost connection: the pools and jobs stated since Hello are all there are."""
+
+
+@message(39, PRODUCER, carries=(1, 1))
+class Known(Message):
+    """Of a job that is stated anew: (start, count) of items that have their answer, though not all of their
+    Feed have."""
+
+    job: int = integer()
+    frames: Sequence[Frame] = payload()
+
+
+@message(38, WORKER, carries=(2, 2))
+class Held(Message):
+    """After Welcome: what the worker still has. The first frame: (pool, children) of each pool; the second:
+    (job, start, count, attempt) of each lease and of each result that is not sent yet, as in Beat."""
+
+    frames: Sequence[Frame] = payload()
 
 
 # -- content by digest -------------------------------------------------------------------------------
@@ -158,7 +185,10 @@ CALL_MAP, CALL_STAR, CALL_APPLY = 0, 1, 2
 
 @message(16, PRODUCER, BROKER)
 class OpenJob(Message):
-    """One function over a stream of items. ``call``: 0 f(x), 1 f(*x), 2 f(*x[0], **x[1])."""
+    """One function over a stream of items. ``call``: 0 f(x), 1 f(*x), 2 f(*x[0], **x[1]).
+
+    ``resumed``: stated anew after a lost connection; its Feeds are those without all of their answers (see
+    Known), and what lies between them has been answered."""
 
     job: int = integer()
     pool: int = integer()
@@ -169,6 +199,7 @@ class OpenJob(Message):
     retries: int = integer(U32)
     at_most_once: bool = flag()
     name: str = text()
+    resumed: bool = flag()
 
 
 @message(17, PRODUCER, carries=(2, MAX_FRAMES))
@@ -221,7 +252,7 @@ class Lease(Message):
     count: int = integer(COUNT)
     chunksize: int = integer(COUNT, 1)
     skip: int = integer()
-    attempt: int = integer(U32)
+    attempt: int = integer()
     isolate: bool = flag()
     frames: Sequence[Frame] = payload()
 
@@ -241,7 +272,7 @@ class Returned(Message):
     job: int = integer()
     start: int = integer()
     count: int = integer(COUNT)
-    attempt: int = integer(U32)
+    attempt: int = integer()
 
 
 #: Encoding of result frames: pickled lists of values, or one pickled outcome an item.
@@ -256,7 +287,7 @@ class Result(Message):
     job: int = integer()
     start: int = integer()
     count: int = integer(COUNT)
-    attempt: int = integer(U32)
+    attempt: int = integer()
     spent: int = integer()
     encoding: int = integer((0, 1))
     frames: Sequence[Frame] = payload()
@@ -273,7 +304,7 @@ class Died(Message):
 
     job: int = integer()
     item: int = integer()
-    attempt: int = integer(U32)
+    attempt: int = integer()
     reason: str = text(16)
     host: str = text()
     pid: int = integer(U32)
@@ -332,9 +363,10 @@ class Capacity(Message):
     workers: int = integer(U32)
 
 
-@message(34, WORKER)
+@message(34, WORKER, BROKER)
 class Drain(Message):
-    """Send no more work; what has not begun follows as Returned."""
+    """Send no more work; what has not begun follows as Returned. The broker answers with the same: no more
+    comes."""
 
 
 @message(35, ADMIN, PRODUCER)

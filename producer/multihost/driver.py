@@ -13,6 +13,7 @@ import time
 from hashlib import blake2b
 
 from multihost.engine import Completion, Job, PoolSpec
+from multihost.kept import Kept
 from multihost.loop import Loop
 from multihost_common import messages as m
 from multihost_common.errors import MultihostError, NoWorkersError, RemoteError
@@ -38,6 +39,9 @@ class Driver(Loop):
     #: Whether pools start their children when they are made.
     eager = False
 
+    #: Whether the broker may have to be told again what has no answer.
+    keeps = False
+
     def __init__(self) -> None:
         super().__init__()
         self.capacity = 0
@@ -47,6 +51,11 @@ class Driver(Loop):
         self._limits: dict[int, int] = {}
         self._closed_pools: dict[int, Completion] = {}
         self._blobs: dict[int, dict[bytes, bytes]] = {}
+        #: Pools whose children may not have ended yet: how each was opened, and closed (``kill``).
+        self._opened: dict[int, m.OpenPool] = {}
+        self._closing_pools: dict[int, bool] = {}
+        #: Parts of jobs that are not wanted any more.
+        self._cancelled: dict[int, list[m.Cancel]] = {}
         self._next_number = 0
         self._numbers = threading.Lock()
         #: Pools whose initializer failed, and how.
@@ -77,6 +86,7 @@ class Driver(Loop):
         self._limits[number] = opened.limit
         self._closed_pools[number] = Completion()
         self._blobs[number] = {setup: spec.setup, code: spec.code}
+        self._opened[number] = opened
 
         def send() -> None:
             for digest, content in ((setup, spec.setup), (code, spec.code)):
@@ -111,6 +121,7 @@ class Driver(Loop):
                 gone = MultihostError("the pool was terminated")
                 self._abort([job for job in self._jobs.values() if job.pool == pool], gone)
             if not self._closed_pools[pool].done:
+                self._closing_pools[pool] = kill or self._closing_pools.get(pool, False)
                 self._send(m.ClosePool(pool, kill))
 
         if pool in self._closed_pools:
@@ -125,6 +136,8 @@ class Driver(Loop):
         self._check_alive()
         job.id = self._number()
         job.capacity = self._capacity_of(job)
+        if self.keeps:
+            job.kept = Kept()
 
         def begin() -> None:
             failure = self._failure or self.broken_pools.get(job.pool)
@@ -150,9 +163,12 @@ class Driver(Loop):
 
         def cancel() -> None:
             if job.id in self._jobs:
-                self._send(m.Cancel(job.id, start, count, kill))
+                cancel = m.Cancel(job.id, start, count, kill)
+                self._send(cancel)
                 if count == 0:
                     self._forget(job)
+                else:
+                    self._cancelled.setdefault(job.id, []).append(cancel)
 
         self._do(cancel)
 
@@ -210,7 +226,7 @@ class Driver(Loop):
         elif isinstance(message, m.PoolBroken):
             self._pool_has_broken(message)
         elif isinstance(message, m.Capacity):
-            self._resize(message.slots)
+            self._resize(message.slots, message.workers)
         elif isinstance(message, m.Output):
             self._calls.append(lambda: _show(message))
         elif isinstance(message, m.Need):
@@ -234,13 +250,27 @@ class Driver(Loop):
         if completion is not None:
             completion.done = True
         self._blobs.pop(pool, None)
+        self._opened.pop(pool, None)
+        self._closing_pools.pop(pool, None)
+
+    def _restate(self) -> None:
+        """State everything anew to a broker that may know all, some or nothing of it."""
+        for number, opened in self._opened.items():
+            if not self._closing_pools.get(number, False):
+                self._send(opened)
+        for job in self._jobs.values():
+            for message in (*job.resume(), *self._cancelled.get(job.id, ())):
+                self._send(message)
+        for number, kill in self._closing_pools.items():
+            self._send(m.ClosePool(number, kill))
+        self._send(m.Restated())
 
     def _pool_has_broken(self, broken: m.PoolBroken) -> None:
         error = RemoteError(f"the pool's initializer failed:\n{broken.text}")
         self._abort([job for job in self._jobs.values() if job.pool == broken.pool], error)
         self.broken_pools[broken.pool] = error
 
-    def _resize(self, slots: int) -> None:
+    def _resize(self, slots: int, workers: int) -> None:
         self.capacity = slots
         for job in self._jobs.values():
             job.capacity = self._capacity_of(job)
@@ -253,6 +283,7 @@ class Driver(Loop):
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop(job.id, None)
+        self._cancelled.pop(job.id, None)
         self._poked.pop(job, None)
 
     def _abort(self, jobs: list[Job], error: BaseException) -> None:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from multihost.kept import Kept
     from multihost_common.messages import EndResults, Failed, Message, Result
 
 #: Name of the environment variable that holds the broker's address.
@@ -82,6 +83,13 @@ class Job(Protocol):
 
     def produce(self) -> list[Message]:
         """The next Feed messages within the window, or EndJob, or nothing for now."""
+        raise NotImplementedError
+
+    #: Set by an engine whose broker may have to be told again: see :meth:`resume`.
+    kept: Kept | None
+
+    def resume(self) -> list[Message]:
+        """What states the job anew, blobs apart, to a broker that may know all, some or nothing of it."""
         raise NotImplementedError
 
     def has_more(self) -> bool:

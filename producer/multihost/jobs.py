@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from multihost.failures import Raised, load, raised
+from multihost.kept import Kept
 from multihost.packing import BLOCK_BYTES, BLOCK_CHUNKS, BLOCK_ITEMS, Packed, alone, block_of, pack
 from multihost.sources import Calls, Ranges, Receiver, Sink, Source
 from multihost_common.blocks import Frame
@@ -24,10 +25,12 @@ from multihost_common.messages import (
     EndResults,
     Failed,
     Feed,
+    Known,
     Message,
     OpenJob,
     Result,
 )
+from multihost_common.tables import pack_rows
 
 #: What a chunk of adaptive size should take: long against the cost of a chunk (some microseconds),
 #: short against the wait for the last one.
@@ -89,6 +92,8 @@ class BaseJob:
         self.item_bytes = 0.0
         self.result_bytes = 0.0
         self.ended = False
+        #: What was sent and has no answer, where it may have to be sent again.
+        self.kept: Kept | None = None
 
     def open(self) -> list[Message]:
         """The blobs the job refers to, then OpenJob."""
@@ -109,6 +114,21 @@ class BaseJob:
                 task.name[:200],
             )
         )
+        return messages
+
+    def resume(self) -> list[Message]:
+        """The job stated anew, for a broker that may know all, some or nothing of it."""
+        opened = self.open()[-1]
+        assert isinstance(opened, OpenJob)
+        opened.resumed = True
+        messages: list[Message] = [opened]
+        if self.kept is not None:
+            messages += self.kept.feeds()
+            known = pack_rows(self.kept.known())
+            if known:
+                messages.append(Known(self.id, (known,)))
+        if self.ended:
+            messages.append(EndJob(self.id, self.fed))
         return messages
 
     def idle(self) -> bool:
@@ -173,6 +193,8 @@ class BaseJob:
         self._weigh(packed)
         feed = Feed(self.id, self.fed, packed.count, packed.chunksize, packed.frames)
         self.fed += packed.count
+        if self.kept is not None:
+            self.kept.keep(feed)
         return feed
 
     def _end(self) -> EndJob:
@@ -318,6 +340,8 @@ class MapJob(BaseJob):
         for a, b in fresh:
             part = values if b - a == len(values) else values[a - start : b - start]
             self.sink.put(a, part, failed, calls)
+            if self.kept is not None:
+                self.kept.answered(a, b)
         total = self.source.total
         if total is not None and self.answered.count >= total:
             self._finish(calls)
@@ -454,12 +478,16 @@ class StreamJob(BaseJob):
                 call = receiver.take(value)
                 if call is not None:
                     calls.append(call)
+        if self.kept is not None:
+            self.kept.answered(message.start, message.start + message.count)
 
     def _failed(self, message: Failed, calls: Calls) -> None:
         for item in range(message.start, message.start + message.count):
             receiver = self._receivers.pop(item, None)
             if receiver is not None:
                 self._give(receiver, raised(message, item, self.executor, self.options.timeout), calls)
+        if self.kept is not None:
+            self.kept.answered(message.start, message.start + message.count)
 
     def _give(self, receiver: Receiver, value: object, calls: Calls) -> None:
         call = receiver.take(value)

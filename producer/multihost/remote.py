@@ -1,13 +1,14 @@
 """The remote engine: one connection to a broker, shared by all pools of this process that use it.
 
-The connection is its session: when it ends, or the broker has been silent for
-``MULTIHOST_BROKER_LOST_AFTER`` seconds, whatever was under way raises BrokerLostError, and the next
-pool dials anew.
+Its session outlives connections, and the broker itself: what was sent is kept until it has its answer, and
+handed in again to whoever is the broker then. ``MULTIHOST_BROKER_LOST_AFTER`` seconds without a broker, if
+that is set, raise BrokerLostError in whatever is under way, and the next pool dials anew.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import pickle
 import platform
@@ -18,14 +19,18 @@ from multihost.driver import Driver
 from multihost_common import messages as m
 from multihost_common.errors import BrokerLostError, ConfigError, MultihostError, ProtocolError
 from multihost_common.keys import find_token
-from multihost_common.wire import CONNECTED, Dealer
+from multihost_common.session import Session
+
+log = logging.getLogger("multihost")
 
 #: Seconds to connect and be welcomed.
 HANDSHAKE_TIMEOUT = 5.0
 
-#: Name of the variable with the seconds a broker may be silent, and their number without it.
+#: Name of the variable with the seconds that a broker may be away; without it, it may for ever.
 LOST_VARIABLE = "MULTIHOST_BROKER_LOST_AFTER"
-LOST_AFTER = 60.0
+
+#: Seconds without a broker after which the log says so again.
+REMIND = 60.0
 
 #: Messages taken in one turn, before jobs may send again.
 BATCH = 256
@@ -37,35 +42,65 @@ class RemoteEngine(Driver):
     Raises AuthError, HandshakeError or BrokerLostError within five seconds if it cannot be used.
     """
 
+    keeps = True
+
     def __init__(self, address: str) -> None:
         self._lost_after = _patience()
-        self._dealer = Dealer(address, find_token(m.PRODUCER, m.ADMIN))
-        try:
-            welcome = self._dealer.handshake(_hello(), HANDSHAKE_TIMEOUT)
-        except BaseException:
-            self._dealer.close(0)
-            raise
         super().__init__()
-        self.capacity = welcome.slots
-        self._heartbeat = welcome.heartbeat or 1.0
-        self._heard = time.monotonic()
-        self._next_beat = self._heard + self._heartbeat
-        for fd in self._dealer.fds:
-            self._waiter.watch(fd)
+        self._session = Session(address, find_token(m.PRODUCER, m.ADMIN), _hello(), self, self._waiter.watch)
+        try:
+            welcome = self._session.handshake(HANDSHAKE_TIMEOUT)
+        except BaseException:
+            self._session.close(0)
+            raise
+        self._note(welcome)
+        self._remind_at = 0.0
+        self._next_beat = time.monotonic() + self._heartbeat
         atexit.register(self.close)
         # Signs of life are due whether or not a caller waits.
         self._ensure_thread()
 
     def _describe(self) -> str:
-        return self._dealer.address
+        return self._session.dealer.address
+
+    # -- the session -------------------------------------------------------------------------------
+
+    def _note(self, welcome: m.Welcome) -> None:
+        self.capacity = welcome.slots
+        self._heartbeat = welcome.heartbeat or 1.0
+        self._session.hello.workers = welcome.workers
+
+    def welcomed(self, welcome: m.Welcome) -> None:
+        """The broker is back, or another one is there in its place: hand in what has no result."""
+        log.warning("the broker at %s is back; going on", self._describe())
+        # How many workers a broker has that was just started is no news.
+        workers = max(self._session.hello.workers, welcome.workers)
+        self._note(welcome)
+        self._restate()
+        self._resize(welcome.slots, workers)
+
+    def parted(self, why: str) -> None:
+        """The connection is lost; the pools go on when there is another one."""
+        log.warning("lost the broker at %s (%s); trying again", self._describe(), why)
+        self._remind_at = self._session.down_since + REMIND
+
+    heard = Driver._take
+
+    def _resize(self, slots: int, workers: int) -> None:
+        self._session.hello.workers = workers
+        super()._resize(slots, workers)
 
     # -- messages ----------------------------------------------------------------------------------
 
     def _send(self, message: m.Message) -> None:
-        try:
-            self._dealer.send(message)
-        except ProtocolError as error:
-            self._unsendable(message, error)
+        # What is not sent is stated anew when the broker is back.
+        if self._session.up:
+            try:
+                self._session.dealer.send(message)
+            except BrokerLostError:
+                return
+            except ProtocolError as error:
+                self._unsendable(message, error)
 
     def _unsendable(self, message: m.Message, error: ProtocolError) -> None:
         """Only the job that this message is of cannot go on."""
@@ -73,39 +108,21 @@ class RemoteEngine(Driver):
         if job is None:
             raise error
         self._abort([job], MultihostError(f"the job cannot be sent to the broker: {error.text}"))
-        self._dealer.send(m.Cancel(job.id))
+        self._session.send(m.Cancel(job.id))
 
     def _poll(self, timeout: float | None) -> None:
-        pending = self._dealer.pending()
+        session = self._session
+        pending = session.dealer.pending()
         limit = BATCH if pending else 0
         for fd, _ in self._ready(0.0 if pending else timeout):
             if fd == self._wake_reader:
                 self.drain_wakeups()
-            elif fd == self._dealer.fds[1]:
-                self._read_signals()
+            elif fd == session.signals_fd:
+                session.read_signals()
             else:
                 limit = limit or 1
         if limit:
-            self._receive(limit)
-
-    def _receive(self, limit: int) -> None:
-        messages = self._dealer.receive(limit)
-        if messages:
-            self._heard = time.monotonic()
-        for message in messages:
-            if type(message) is m.Bye:
-                raise BrokerLostError(f"the broker at {self._dealer.address} has ended: {message.reason}")
-            if type(message) is m.Refused and message.reason == "E_HELLO":
-                raise self._lost("the broker has closed this session")
-            self._take(message)
-
-    def _read_signals(self) -> None:
-        for signal in self._dealer.signals():
-            if signal != CONNECTED:
-                raise self._lost("the connection has ended")
-
-    def _lost(self, what: str) -> BrokerLostError:
-        return BrokerLostError(f"lost the broker at {self._dealer.address}: {what}; run the work again")
+            session.receive(limit)
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -113,25 +130,35 @@ class RemoteEngine(Driver):
         return self._next_beat
 
     def _housekeeping(self, now: float) -> None:
-        if now - self._heard > self._lost_after:
-            raise self._lost(f"it has been silent for {self._lost_after:g} s")
+        session = self._session
+        if not session.up:
+            self._be_patient(now)
+        session.tend(now)
         self._next_beat = now + self._heartbeat
-        self._dealer.send(m.Beat())
+        session.send(m.Beat())
+
+    def _be_patient(self, now: float) -> None:
+        away = now - self._session.down_since
+        if self._lost_after is not None and away > self._lost_after:
+            raise BrokerLostError(
+                f"lost the broker at {self._describe()} for more than {self._lost_after:g} s; run the work again"
+            )
+        if now >= self._remind_at:
+            self._remind_at = now + REMIND
+            log.warning("no broker answers at %s for %.0f s; still trying", self._describe(), away)
 
     def _shut(self) -> None:
         if self._failure is None:
-            try:
-                self._dealer.send(m.Bye())
-            except BrokerLostError:
-                # Then it need not be told.
-                self._failure = None
-        self._dealer.close()
+            self._session.send(m.Bye())
+        self._session.close()
 
 
-def _patience() -> float:
+def _patience() -> float | None:
     text = os.environ.get(LOST_VARIABLE, "")
+    if not text:
+        return None
     try:
-        seconds = float(text) if text else LOST_AFTER
+        seconds = float(text)
     except ValueError:
         seconds = 0.0
     if not seconds > 0:

@@ -121,6 +121,10 @@ class Ranges:
         self.count += sum(b - a for a, b in fresh)
         return fresh
 
+    def ranges(self) -> list[tuple[int, int]]:
+        """What is in it."""
+        return list(zip(self._bounds[::2], self._bounds[1::2], strict=True))
+
     def missing(self, stop: int) -> list[tuple[int, int]]:
         """The parts of ``0 .. stop`` that are not in it, without adding them."""
         edges = [0, *self._bounds, stop]

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from multihost_common.allocator import keep_freed_memory
 from multihost_common.cpus import available_cpus, thread_limits
-from multihost_common.errors import BrokerLostError, ConfigError, HandshakeError, ProtocolError
+from multihost_common.errors import ConfigError, ProtocolError
 from multihost_common.keys import Token
 from multihost_common.messages import PROTOCOL_VERSION, WORKER, Hello, Message, Refused, Welcome
+from multihost_common.session import Session
 from multihost_common.waiter import Alarm, Waiter
-from multihost_common.wire import CONNECTED, Dealer
 from multihost_worker.children import Children
 from multihost_worker.core import Core, CoreConfig
 from multihost_worker.events import (
@@ -39,15 +39,9 @@ from multihost_worker.privatedir import PrivateDir
 
 log = logging.getLogger("multihost.worker")
 
-#: Seconds without a word from the broker, which beats every second, after which the agent dials anew.
-SILENT = 10.0
-
 #: Seconds without a broker after which the log says so, and again and again.
 PATIENCE = 5.0
 REMIND = 60.0
-
-#: Seconds between two looks at what answers in place of the broker.
-LOOK = 10.0
 
 #: Seconds between two looks at the children's memory, and two notes for ``multihost health``.
 PULSE = 1.0
@@ -69,6 +63,8 @@ class Config:
     max_memory: int = 0
     #: Seconds a drain may take before everything is handed back.
     drain_timeout: float = 25.0
+    #: Seconds without a broker after which the children are ended and what they did is dropped.
+    orphan_timeout: float = 300.0
 
 
 class Agent:
@@ -85,15 +81,13 @@ class Agent:
                 host=self.host,
                 max_memory=config.max_memory,
                 drain_timeout=config.drain_timeout,
+                orphan_timeout=config.orphan_timeout,
             )
         )
-        self._registered = False
         self._exit: int | None = None
         self._stops = 0
         self._events: deque[Event] = deque()
-        self._heard = time.monotonic()
-        #: When Hello was said over the present connection; 0.0: it was not.
-        self._greeted = 0.0
+        self._ready: Callable[[Agent], None] | None = None
         self._pulse_at = 0.0
         self._alarm = Alarm(self.core.deadline)
         self._wake_read, self._wake_write = sockets.socketpair()
@@ -102,12 +96,11 @@ class Agent:
         self._waiter = Waiter()
         self._wake_fd = self._wake_read.fileno()
         self._waiter.watch(self._wake_fd)
-        self._remind_at = self._heard + PATIENCE
-        self._look_at = self._heard
+        self._remind_at = time.monotonic() + PATIENCE
         # First what may be refused: an address that cannot be used leaves no directory.
-        self._dial()
+        self._session = Session(config.address, config.token, self._hello(), self, self._waiter.watch)
         self._private = PrivateDir()
-        self._printer = Printer(self._send, self.host, time.monotonic)
+        self._printer = Printer(self._session.send, self.host, time.monotonic)
         self._children = Children(
             self._events.append,
             capture=self._printer,
@@ -117,20 +110,13 @@ class Agent:
             hint=self._wake,
         )
 
-    def _dial(self) -> None:
-        self._dealer = Dealer(self.config.address, self.config.token)
-        self._messages_fd, self._signals_fd = self._dealer.fds
-        for fd in self._dealer.fds:
-            self._waiter.watch(fd)
-        # A socket tells of news only once it has been found empty.
-        self._read_signals()
-
     # -- the loop ------------------------------------------------------------------------------------
 
     def run(self, ready: Callable[[Agent], None] | None = None) -> int:
         """Work until told to stop; ``ready`` is called each time the broker has welcomed this agent."""
         self._ready = ready
-        log.info("connecting to the broker at %s", self._dealer.address)
+        log.info("connecting to the broker at %s", self.config.address)
+        self._session.begin()
         try:
             while self._exit is None:
                 self._turn()
@@ -140,16 +126,16 @@ class Agent:
 
     def _turn(self) -> None:
         # What comes while a descriptor is handled is found here, or wakes the next wait.
-        pending = self._dealer.pending()
+        session, waiter = self._session, self._waiter
+        pending = session.dealer.pending()
         limit = BATCH if pending else 0
-        waiter = self._waiter
         for fd, mask in waiter.wait(0) if pending else waiter.wait_awake_first(self._patience):
-            if fd == self._messages_fd:
+            if fd == session.messages_fd:
                 limit = limit or 1
             elif fd == self._wake_fd:
                 self._read_wake()
-            elif fd == self._signals_fd:
-                self._read_signals()
+            elif fd == session.signals_fd:
+                session.read_signals()
             else:
                 self._children.process(fd, mask)
         if limit:
@@ -180,32 +166,17 @@ class Agent:
             {
                 "pid": os.getpid(),
                 "name": self.config.name,
-                "registered": self._registered,
+                "registered": self._session.up,
                 "slots": self.slots,
             }
         )
         self._printer.sweep()
         if self.config.max_memory:
             self._children.sample()
-        if not self._registered:
-            self._unregistered(now)
-        elif now - self._heard > SILENT:
-            log.warning("the broker has been silent for %d s; connecting anew", SILENT)
-            self._redial()
-
-    def _unregistered(self, now: float) -> None:
-        """Nobody has welcomed this agent yet, or any more: it tries on, unless that is in vain."""
-        if now >= self._remind_at:
+        if not self._session.up and now >= self._remind_at:
             self._remind_at = now + REMIND
-            log.warning("no broker answers at %s; still trying", self._dealer.address)
-        if self._dealer.doubtful and now >= self._look_at:
-            self._look_at = now + LOOK
-            self._dealer.diagnose()
-            if self._dealer.given_up:
-                self._redial()
-        elif self._greeted and now - self._greeted > SILENT:
-            # The broker has this agent's Hello, or not; it does not answer over this connection.
-            self._redial()
+            log.warning("no broker answers at %s; still trying", self.config.address)
+        self._session.tend(now)
 
     def _handle_all(self) -> None:
         """Tell the core everything, and do what it says, until there is nothing more."""
@@ -216,7 +187,7 @@ class Agent:
 
     def _do(self, action: Action) -> None:
         if type(action) is Send:
-            self._send(action.message)
+            self._session.send(action.message)
         elif type(action) is Exit:
             self._exit = action.code
         else:
@@ -224,61 +195,35 @@ class Agent:
 
     # -- the broker ----------------------------------------------------------------------------------
 
-    def _send(self, message: Message) -> None:
-        # Without a connection there is nobody who would miss it: the broker's books bring it back.
-        try:
-            self._dealer.send(message)
-        except BrokerLostError:
-            return
-
-    def _read_signals(self) -> None:
-        for each in self._dealer.signals():
-            if each == CONNECTED:
-                self._greet()
-            else:
-                self._greeted = 0.0
-                self._lost("the connection to the broker is lost; trying again")
-
-    def _greet(self) -> None:
-        self._heard = self._greeted = time.monotonic()
-        self._send(self._hello())
-
     def _read_messages(self, limit: int) -> None:
         try:
-            messages = self._dealer.receive(limit)
+            self._session.receive(limit)
         except ProtocolError as error:
             log.error("the broker sent what is not of protocol %d: %s", PROTOCOL_VERSION, error)
-            self._redial()
-            return
-        if messages:
-            self._heard = time.monotonic()
-            for message in messages:
-                self._take(message)
+            self._session.redial("it sent what is not of this protocol")
 
-    def _take(self, message: Message) -> None:
-        if type(message) is Welcome:
-            self._dealer.welcomed(message)
-            self._registered = True
-            self._pulse_at = 0.0
-            log.info("registered with the broker at %s: %d slots", self._dealer.address, self.slots)
-            self._events.append(Connected())
-            if self._ready is not None:
-                self._ready(self)
-        elif type(message) is Refused:
-            self._refused(message)
-        elif self._registered:
-            self._events.append(Received(message))
+    def welcomed(self, welcome: Welcome) -> None:
+        """The session is up."""
+        log.info("registered with the broker at %s: %d slots", self.config.address, self.slots)
+        self._pulse_at = 0.0
+        self._events.append(Connected())
+        if self._ready is not None:
+            self._ready(self)
 
-    def _refused(self, refused: Refused) -> None:
-        if refused.reason == "E_HELLO":
-            # Each message on its way is refused; the first refusal is answered.
-            if self._registered:
-                self._lost("the broker does not know this worker any more; registering again")
-                self._greet()
-        elif not self._registered:
-            raise HandshakeError(refused.text)
+    def parted(self, why: str) -> None:
+        """The session is down; the children go on."""
+        log.warning("the connection to the broker is lost (%s); trying again", why)
+        self._pulse_at = 0.0
+        self._remind_at = time.monotonic() + PATIENCE
+        # Before what the children have said meanwhile: that cannot be sent any more.
+        self._events.appendleft(Disconnected())
+
+    def heard(self, message: Message) -> None:
+        """A message of the broker's."""
+        if type(message) is Refused:
+            log.warning("the broker refused a message: %s", message.text)
         else:
-            log.warning("the broker refused a message: %s", refused.text)
+            self._events.append(Received(message))
 
     def _hello(self) -> Hello:
         return Hello(
@@ -291,22 +236,6 @@ class Agent:
             self.slots,
             self.config.name,
         )
-
-    def _lost(self, text: str) -> None:
-        if self._registered:
-            self._registered = False
-            self._pulse_at = 0.0
-            self._remind_at = time.monotonic() + PATIENCE
-            log.warning("%s", text)
-            self._events.append(Disconnected())
-
-    def _redial(self) -> None:
-        self._lost("the session with the broker is over")
-        for fd in self._dealer.fds:
-            self._waiter.watch(fd, 0)
-        self._dealer.close(0)
-        self._greeted = 0.0
-        self._dial()
 
     # -- ending --------------------------------------------------------------------------------------
 
@@ -334,7 +263,7 @@ class Agent:
     def close(self) -> None:
         """End the children, the connection and the private directory."""
         self._children.close()
-        self._dealer.close()
+        self._session.close()
         self._private.close()
         self._wake_read.close()
         self._wake_write.close()

@@ -39,7 +39,7 @@ class Assigner:
 
     def feed(self, pool: ChildPool) -> None:
         """Give the pool's children what they have room for, and start those that are wanted."""
-        if pool.broken or self._books.draining:
+        if pool.broken or self._books.draining or self._books.full():
             if pool.closing:
                 self._stop_idle(pool, len(pool.idle))
         else:

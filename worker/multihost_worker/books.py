@@ -25,6 +25,12 @@ class CoreConfig:
     drain_timeout: float = 25.0
     #: Seconds between beats; 0.0: none (the broker is in the same process).
     heartbeat: float = 1.0
+    #: Seconds without a broker after which everything is dropped.
+    orphan_timeout: float = 300.0
+
+
+#: Bytes of results kept for a broker that is away, above which nothing new is begun.
+MOST_KEPT = 256 << 20
 
 
 @dataclass(slots=True)
@@ -40,6 +46,8 @@ class Books:
     jobs: dict[int, AgentJob] = field(default_factory=dict)
     children: dict[int, Child] = field(default_factory=dict)
     out: list[e.Action] = field(default_factory=list)
+    #: Bytes of the answers that cannot be sent yet.
+    kept: int = 0
 
     def emit(self, action: e.Action) -> None:
         """Have this done."""
@@ -49,6 +57,26 @@ class Books:
         """Tell the broker."""
         self.out.append(e.Send(message))
 
+    def answer(self, job: AgentJob, message: m.Result | m.Died) -> None:
+        """Tell the broker how items of the job ended; if it does not know the job now, once it does."""
+        if job.confirmed:
+            self.send(message)
+        else:
+            job.kept.append(message)
+            self.kept += _size(message)
+
+    def confirm(self, job: AgentJob) -> None:
+        """The broker knows the job: send what was kept for it."""
+        job.confirmed = True
+        kept, job.kept = job.kept, []
+        for message in kept:
+            self.kept -= _size(message)
+            self.send(message)
+
+    def full(self) -> bool:
+        """Is so much kept for the broker that nothing new should be begun?"""
+        return self.kept > MOST_KEPT
+
     def give_back(self, work: Work) -> None:
         """These items have not begun and go back to the broker."""
         self.send(m.Returned(work.job, work.span.start, len(work.span), work.attempt))
@@ -56,6 +84,7 @@ class Books:
     def forget(self, job: AgentJob) -> None:
         """The job is over here."""
         del self.jobs[job.opened.job]
+        self.kept -= sum(map(_size, job.kept))
         self.blobs.release(job.opened.function)
         self.blobs.release(job.opened.code)
 
@@ -69,6 +98,17 @@ class Books:
         for job in self.jobs.values():
             yield from job.parked
 
+    def held(self) -> Iterator[tuple[int, int, int, int]]:
+        """(job, start, count, attempt) of all that the broker may wait for."""
+        for work in self.works():
+            yield work.job, work.span.start, len(work.span), work.attempt
+        for job in self.jobs.values():
+            for message in job.kept:
+                start, count = (
+                    (message.item, 1) if isinstance(message, m.Died) else (message.start, message.count)
+                )
+                yield message.job, start, count, message.attempt
+
     def missing(self, *digests: bytes) -> bool:
         """Is one of these contents not here?"""
         for digest in digests:  # noqa: SIM110 - on the path of every message
@@ -81,3 +121,7 @@ class Books:
         for digest in digests:
             if digest and digest not in self.blobs:
                 self.send(m.Need(digest))
+
+
+def _size(message: m.Result | m.Died) -> int:
+    return 0 if isinstance(message, m.Died) else sum(map(len, message.frames))

@@ -7,12 +7,11 @@ what was given), :mod:`assign` (which child gets what), :mod:`minder` (what the 
 
 from __future__ import annotations
 
-import sys
-from array import array
 from collections.abc import Callable
 from typing import Any
 
 from multihost_common import messages as m
+from multihost_common.tables import pack_rows
 from multihost_worker import events as e
 from multihost_worker.assign import Assigner
 from multihost_worker.books import Books, CoreConfig
@@ -38,7 +37,10 @@ class Core:
         self._assigner = Assigner(self.books, self._watch)
         self._minder = Minder(self.books, self._assigner, self._watch, self._spare)
         self._drain_by: float | None = None
+        #: The broker has answered that it sends no more work.
+        self._heard_out = False
         self._next_beat: float | None = None
+        self._orphan_at: float | None = None
         self._reactions: dict[type, Callable[[Any], None]] = {
             **self._minder.reactions,
             e.Connected: self._on_connected,
@@ -54,6 +56,7 @@ class Core:
             m.Cancel: self._on_cancel,
             m.Revoke: self._on_revoke,
             m.Blob: self._on_blob,
+            m.Drain: self._on_drain,
         }
 
     # -- the door ----------------------------------------------------------------------------------
@@ -70,27 +73,37 @@ class Core:
 
     def deadline(self) -> float | None:
         """When :class:`~multihost_worker.events.Tick` is due."""
-        times = (self._watch.deadline(), self._next_beat, self._drain_by)
+        times = (self._watch.deadline(), self._next_beat, self._drain_by, self._orphan_at)
         return min((at for at in times if at is not None), default=None)
 
     # -- the session -------------------------------------------------------------------------------
 
     def _on_connected(self, event: e.Connected) -> None:
-        if self.books.connected:
-            # Another session, without a word that the last one had ended.
-            self._begin_anew()
-        self.books.connected = True
+        books = self.books
+        books.connected = True
+        self._orphan_at = None
+        self._doubt()
+        pools = pack_rows((pool.number, pool.live) for pool in self.pools.values())
+        books.send(m.Held((pools, pack_rows(books.held()))))
+        if books.draining:
+            books.send(m.Drain())
         if self.config.heartbeat:
-            self._next_beat = self.books.now + self.config.heartbeat
+            self._next_beat = books.now + self.config.heartbeat
 
     def _on_disconnected(self, event: e.Disconnected) -> None:
+        """The children go on; what they answer is kept for when the broker is back."""
         self.books.connected = False
         self._next_beat = None
-        self._begin_anew()
-        self._spare()
+        self._orphan_at = self.books.now + self.config.orphan_timeout
+        self._doubt()
+
+    def _doubt(self) -> None:
+        """Who answers next may be another broker, which knows of no job before it says so."""
+        for job in self.jobs.values():
+            job.confirmed = False
 
     def _begin_anew(self) -> None:
-        """The broker knows nothing of us any more: drop everything."""
+        """Nobody waits for any of it any more: drop everything."""
         for child in self.children.values():
             child.clear()
             self._minder.kill(child, m.CANCELLED)
@@ -101,26 +114,29 @@ class Core:
         self.pools.clear()
         for job in list(self.jobs.values()):
             self.books.forget(job)
+        self._spare()
 
     def _on_tick(self, event: e.Tick) -> None:
         now = self.books.now
         if self._next_beat is not None and now >= self._next_beat:
             self._next_beat = now + self.config.heartbeat
             self._beat()
+        if self._orphan_at is not None and now >= self._orphan_at:
+            self._orphan_at = None
+            self._begin_anew()
         self._minder.look()
         if self._drain_by is not None and now >= self._drain_by:
             self._hand_back()
 
     def _beat(self) -> None:
-        held = array("Q")
-        for work in self.books.works():
-            held.extend((work.job, work.span.start, len(work.span), work.attempt))
-        if sys.byteorder == "big":
-            held.byteswap()
-        self.books.send(m.Beat((held.tobytes(),)))
+        self.books.send(m.Beat((pack_rows(self.books.held()),)))
+        if self.books.draining and not self._heard_out:
+            self.books.send(m.Drain())
+        # What was asked for before may have been lost.
+        for pool in self.pools.values():
+            self.books.ask_for(pool.opened.setup, pool.opened.code)
         for job in self.jobs.values():
             if job.parked:
-                # What was asked for before may have been lost.
                 self.books.ask_for(job.opened.function, job.opened.code)
 
     # -- stopping ----------------------------------------------------------------------------------
@@ -137,6 +153,10 @@ class Core:
             self._give_all_back(pool)
         self._spare()
 
+    def _on_drain(self, drain: m.Drain) -> None:
+        self._heard_out = True
+        self._spare()
+
     def _give_all_back(self, pool: ChildPool) -> None:
         """Give back what has not begun; what the children have follows as it is reclaimed."""
         parked = [job.parked for job in self.jobs.values() if job.opened.pool == pool.number]
@@ -150,8 +170,11 @@ class Core:
 
     def _spare(self) -> None:
         """A child has nothing left: if it was the last one of a draining agent, that was all."""
-        if self.books.draining and self._drain_by is not None:
+        if self.books.draining and self._drain_by is not None and self._heard_out:
             if any(child.given for child in self.children.values()):
+                return
+            if any(job.kept for job in self.jobs.values()):
+                # Not before the broker has it.
                 return
             self._leave("drained")
 
@@ -186,7 +209,15 @@ class Core:
             self._assigner.feed(pool)
 
     def _on_open_pool(self, opened: m.OpenPool) -> None:
-        if opened.pool not in self.pools:
+        known = self.pools.get(opened.pool)
+        if known is not None and known.broken:
+            # What was said before may have been lost.
+            self.books.send(m.PoolBroken(known.number, known.broken))
+        if known is not None:
+            # It was being closed, perhaps, and is wanted again.
+            known.closing = False
+            self.books.ask_for(opened.setup, opened.code)
+        if known is None:
             self.pools[opened.pool] = ChildPool(opened)
             self.books.blobs.use(opened.setup)
             self.books.blobs.use(opened.code)
@@ -217,11 +248,23 @@ class Core:
         self._minder.pool_ended(pool)
 
     def _on_open_job(self, opened: m.OpenJob) -> None:
-        if opened.job not in self.jobs and opened.pool in self.pools:
+        known = self.jobs.get(opened.job)
+        if known is not None:
+            self.books.confirm(known)
+            self.books.ask_for(opened.function, opened.code)
+            self._resume()
+        elif opened.pool in self.pools:
             self.jobs[opened.job] = AgentJob(opened)
             self.books.blobs.use(opened.function)
             self.books.blobs.use(opened.code)
             self.books.ask_for(opened.function, opened.code)
+
+    def _resume(self) -> None:
+        """What was kept has gone: go on where that was too much."""
+        for pool in list(self.pools.values()):
+            if pool.queue or pool.closing:
+                self._assigner.feed(pool)
+        self._spare()
 
     def _on_close_job(self, close: m.CloseJob) -> None:
         job = self.jobs.get(close.job)
@@ -237,6 +280,10 @@ class Core:
             if close.job in child.defined:
                 child.defined.discard(close.job)
                 self.books.emit(e.Forget(child.number, close.job))
+            if any(given.work.job == close.job for given in child.given):
+                # It has its answers from elsewhere, and what runs here might never end.
+                child.suspect = True
+                self.books.emit(e.Inspect(child.number))
 
     # -- work --------------------------------------------------------------------------------------
 

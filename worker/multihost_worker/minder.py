@@ -55,8 +55,8 @@ class Minder:
 
     def _break(self, pool: ChildPool, text: str) -> None:
         if not pool.broken:
-            pool.broken = True
-            self._books.send(m.PoolBroken(pool.number, text[-m.TEXT :]))
+            pool.broken = text[-m.TEXT :] or "a child could not be made ready"
+            self._books.send(m.PoolBroken(pool.number, pool.broken))
 
     def kill(self, child: Child, why: str) -> None:
         """End the child now; ``why`` is the reason its item is given, unless nobody wants it."""
@@ -87,10 +87,11 @@ class Minder:
         job = self._books.jobs.get(event.job)
         if job is not None and work is not None:
             job.pace.measure(event.count, event.spent)
-            self._books.send(
+            self._books.answer(
+                job,
                 m.Result(
                     event.job, event.start, event.count, work.attempt, event.spent, event.encoding, event.frames
-                )
+                ),
             )  # fmt: skip
         if not child.given:
             child.alone = child.suspect = False
@@ -156,6 +157,7 @@ class Minder:
             return
         timeout = job.opened.timeout if job else 0.0
         if timeout and self._books.now >= event.since + timeout:
+            child.late = range(event.position, event.position + event.covers)
             self.kill(child, m.TIMED_OUT)
         elif timeout:
             self._watch.look_at(child, event.since + timeout)
@@ -216,23 +218,29 @@ class Minder:
         if position < 0 and child.given and not child.killed_for:
             # Nothing was noted yet: it died of what comes before the first item, such as an import.
             position = child.given[0].position
-        for each in range(position, position + event.covers):
+        running = range(position, position + event.covers)
+        # What ran for too long may have ended just before the kill: then it is the one behind it that runs.
+        for each in (*running, *(late for late in child.late if late not in running)):
             given = child.find(each)
             if given is not None:
                 self._charge_item(child, event, given, each)
 
     def _charge_item(self, child: Child, event: e.ChildDied, given: Given, position: int) -> None:
         work, item = given.work, _item(given, position)
-        wanted = work.job in self._books.jobs and not work.is_cancelled(item)
-        if wanted and child.killed_for == m.CANCELLED:
-            # It was killed for another item's sake between two looks: this one is innocent.
-            return
-        if wanted:
-            self._books.send(
+        job = self._books.jobs.get(work.job)
+        if job is not None and not work.is_cancelled(item):
+            reason = child.killed_for or m.DIED
+            if child.killed_for == m.CANCELLED or (child.late and position not in child.late):
+                # It was killed for another item's sake between two looks: this one is innocent.
+                if not job.opened.at_most_once:
+                    return
+                reason = m.DIED
+            self._books.answer(
+                job,
                 m.Died(
-                    work.job, item, work.attempt, child.killed_for or m.DIED, self._books.config.host,
+                    work.job, item, work.attempt, reason, self._books.config.host,
                     event.pid, event.signal, event.exitcode, event.rss, event.oom, event.text[-2000:],
-                )
+                ),
             )  # fmt: skip
         child.answered(work.job, item, 1)
 

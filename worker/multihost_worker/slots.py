@@ -20,7 +20,7 @@ class Child:
     """One child process as the core knows it. After a change its pool's ``update`` is called."""
 
     __slots__ = (
-        "alone", "check_at", "claimed", "defined", "given", "items", "killed_for", "live", "number", "pid", "pool",
+        "alone", "check_at", "claimed", "defined", "given", "items", "killed_for", "late", "live", "number", "pid", "pool",
         "position", "reclaiming", "state", "suspect", "tasks",
     )  # fmt: skip
 
@@ -44,6 +44,8 @@ class Child:
         self.alone = False
         #: Why the agent has killed it, once it has.
         self.killed_for = ""
+        #: Positions of what ran for too long, if it was killed for that.
+        self.late = range(0)
         #: When to look whether its item has been running for too long.
         self.check_at: float | None = None
         #: It is being asked for what it has not begun; it has begun all that it has.
@@ -141,7 +143,8 @@ class ChildPool:
         self.starting = 0
         self.queue = WorkQueue()
         self.closing = False
-        self.broken = False
+        #: Why it can have no children, once one has failed to begin.
+        self.broken = ""
         self.failed_starts = 0
         #: Items the broker wants back once they are reclaimed.
         self.owed = 0

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from multihost_common.blocks import Block, Span
-from multihost_common.messages import Lease, OpenJob
+from multihost_common.messages import U64, Died, Lease, OpenJob, Result
 from multihost_common.pace import Pace
 
 
@@ -27,6 +27,8 @@ class Work:
     def leased(cls, lease: Lease) -> Work | None:
         """The work of a Lease message, or None if it does not add up."""
         if len(lease.frames) < 2 or not lease.skip < lease.chunksize or lease.skip > lease.start:
+            return None
+        if lease.start + lease.count > U64[1]:
             return None
         chunks = -(-(lease.skip + lease.count) // lease.chunksize)
         if len(lease.frames[0]) != 4 * chunks or (len(lease.frames) > 2 and chunks != 1):
@@ -86,13 +88,16 @@ class Given:
 class AgentJob:
     """What the agent knows of a job."""
 
-    __slots__ = ("opened", "pace", "parked")
+    __slots__ = ("confirmed", "kept", "opened", "pace", "parked")
 
     def __init__(self, opened: OpenJob) -> None:
         self.opened = opened
         self.pace = Pace()
         #: Work that cannot begin because the function is not here yet.
         self.parked: list[Work] = []
+        #: The broker of the present session knows it; else answers are kept until it does.
+        self.confirmed = True
+        self.kept: list[Result | Died] = []
 
 
 class WorkQueue:

@@ -47,6 +47,16 @@ from multihost.commands.shared import (
     metavar="SECONDS",
     help="How long running items may take to end after SIGTERM.",
 )
+@click.option(
+    "--orphan-timeout",
+    envvar="MULTIHOST_ORPHAN_TIMEOUT",
+    show_envvar=True,
+    type=click.FloatRange(min=0),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long work and its results are kept while there is no broker.",
+)
 @token_file_option
 @keys_option
 @log_level_option
@@ -56,6 +66,7 @@ def command(
     name: str,
     max_memory_per_child: str | None,
     drain_timeout: float,
+    orphan_timeout: float,
     token_file: str | None,
     keys: str | None,
     log_level: str,
@@ -75,5 +86,6 @@ def command(
         name=name,
         max_memory=size(max_memory_per_child),
         drain_timeout=drain_timeout,
+        orphan_timeout=orphan_timeout,
     )
     sys.exit(work(config))

@@ -1,0 +1,274 @@
+"""Lost connections and broker restarts: nobody gets an exception, nothing is lost, nothing is run twice."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+import shells
+from tasks import double, nap, note_and_nap, pid_after_nap, touch_and_wait
+
+from multihost.engine import close_engines
+from multihost.executor import Executor
+from multihost.pool import Pool
+from multihost.results import AsyncResult
+from multihost_common.errors import BrokerLostError, WorkerLostError
+
+#: Seconds that a test may wait for anything, on a busy machine.
+PATIENCE = 60.0
+
+
+class Site:
+    """A broker that can be ended and started again at the same address, and its workers."""
+
+    def __init__(self, keys: Path, stack: ExitStack) -> None:
+        self._stack = stack
+        self._keys = keys
+        self.broker = self._stack.enter_context(shells.broker(keys))
+        self.address = self.broker.address
+        self.workers: list[shells.Shell] = []
+
+    def worker(self, slots: int = 2, *options: object) -> shells.Shell:
+        worker = self._stack.enter_context(shells.worker(self.broker, "-c", slots, *options))
+        self.workers.append(worker)
+        return worker
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        self.broker.signal(number)
+        self.broker.wait()
+
+    def start(self) -> None:
+        self.broker = self._stack.enter_context(shells.broker(self._keys, bind=self.address))
+
+    def restart(self, number: int = signal.SIGKILL) -> None:
+        self.end(number)
+        self.start()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("MULTIHOST_KEYS", str(tmp_path / "keys"))
+    with ExitStack() as stack:
+        yield Site(tmp_path / "keys", stack)
+        close_engines()
+
+
+@pytest.fixture
+def pool(site: Site) -> Iterator[Pool]:
+    site.worker()
+    with Pool(address=site.address) as made:
+        yield made
+
+
+def runs(path: Path) -> Counter[int]:
+    """How often each item was run."""
+    return Counter(map(int, path.read_text().split()))
+
+
+def until_some(path: Path, count: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists() or len(path.read_text().split()) < count:
+        assert time.monotonic() < deadline, "the work does not begin"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("chunksize", [1, 7, None])
+def test_a_map_goes_on_when_the_broker_is_started_again(
+    site: Site, pool: Pool, tmp_path: Path, number: int, chunksize: int | None
+) -> None:
+    log = tmp_path / "log"
+    result = pool.map_async(note_and_nap, [(str(log), item, 0.003) for item in range(1000)], chunksize)
+    for restart in range(3):
+        until_some(log, 100 + 250 * restart)
+        site.restart(number)
+    assert result.get(PATIENCE) == list(range(1000))
+    ran = runs(log)
+    assert set(ran) == set(range(1000))
+    if number == signal.SIGTERM:
+        assert max(ran.values()) == 1
+
+
+def test_results_that_come_while_the_broker_is_away_are_kept(site: Site, pool: Pool, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    result = pool.map_async(note_and_nap, [(str(log), item, 0.2) for item in range(2)], 1)
+    until_some(log, 2)
+    site.end()
+    time.sleep(0.5)
+    site.start()
+    assert result.get(PATIENCE) == [0, 1]
+    assert set(runs(log).values()) == {1}
+
+
+def test_children_keep_running_across_a_restart(site: Site, pool: Pool) -> None:
+    before = set(pool.map(pid_after_nap, [0.02] * 8, 1))
+    site.restart()
+    assert set(pool.map(pid_after_nap, [0.02] * 8, 1)) <= before
+
+
+def test_calls_made_while_the_broker_is_away_are_answered_when_it_is_back(site: Site, pool: Pool) -> None:
+    assert pool.apply(double, (1,)) == 2
+    site.end()
+    results = [pool.apply_async(double, (item,)) for item in range(20)]
+    mapped = pool.map_async(double, range(100))
+    with Pool(1, address=site.address) as other:
+        late = other.apply_async(double, (21,))
+        site.start()
+        assert [each.get(PATIENCE) for each in results] == [2 * item for item in range(20)]
+        assert mapped.get(PATIENCE) == [2 * item for item in range(100)]
+        assert late.get(PATIENCE) == 42
+
+
+def test_a_call_that_waits_gets_its_result(site: Site, pool: Pool) -> None:
+    timer = threading.Timer(0.3, site.restart)
+    timer.start()
+    assert pool.apply(nap, (1.5,)) == 1.5
+    timer.join()
+
+
+def test_a_lazy_iterator_goes_on(site: Site, pool: Pool, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    jobs = ((str(log), item, 0.002) for item in range(600))
+    seen = []
+    for value in pool.imap(note_and_nap, jobs):
+        seen.append(value)
+        if value in (100, 300):
+            site.restart()
+    assert seen == list(range(600))
+
+
+def test_an_executor_goes_on(site: Site) -> None:
+    site.worker()
+    with Executor(address=site.address) as executor:
+        futures = [executor.submit(nap, 0.01 + item / 1e6) for item in range(100)]
+        site.restart()
+        assert [each.result(PATIENCE) for each in futures] == [0.01 + item / 1e6 for item in range(100)]
+
+
+def test_a_pool_can_be_closed_while_the_broker_is_away(site: Site, pool: Pool) -> None:
+    pool.map(double, range(10))
+    site.end()
+    pool.terminate()
+    threading.Timer(0.5, site.start).start()
+    pool.join()
+
+
+def test_a_terminated_pools_work_ends_on_the_workers_when_the_broker_is_back(
+    site: Site, pool: Pool, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    pool.apply_async(touch_and_wait, (str(here), str(tmp_path / "never")))
+    deadline = time.monotonic() + PATIENCE
+    while not here.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    site.end()
+    pool.terminate()
+    site.start()
+    pool.join()
+
+
+def test_what_a_worker_has_is_not_given_to_others_before_it_is_back(
+    site: Site, pool: Pool, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    # None of them ends while the worker stands still: what it says then would be lost with the connection.
+    result = pool.map_async(note_and_nap, [(str(log), item, 4.0) for item in range(4)], 1)
+    until_some(log, 2)
+    site.workers[0].signal(signal.SIGSTOP)
+    site.restart()
+    site.worker()
+    time.sleep(1.0)
+    site.workers[0].signal(signal.SIGCONT)
+    assert result.get(PATIENCE) == list(range(4))
+    assert set(runs(log).values()) == {1}
+
+
+def test_what_a_worker_holds_that_does_not_come_back_is_run_elsewhere(
+    site: Site, pool: Pool, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    result = pool.map_async(note_and_nap, [(str(log), item, 0.05) for item in range(40)], 1)
+    until_some(log, 4)
+    site.end()
+    site.workers[0].signal(signal.SIGKILL)
+    site.start()
+    site.worker()
+    assert result.get(PATIENCE) == list(range(40))
+
+
+def test_at_most_once_is_kept_across_a_restart(site: Site, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    site.worker()
+    with Pool(address=site.address, at_most_once=True) as pool:
+        pool.map(double, range(4))
+        results = [pool.apply_async(note_and_nap, ((str(log), item, 0.3),)) for item in range(20)]
+        until_some(log, 2)
+        site.restart()
+        answers = [outcome(each) for each in results]
+    assert max(runs(log).values()) == 1
+    # Those that were under way came through, or could not be told from such.
+    assert all(answer in (item, WorkerLostError) for item, answer in enumerate(answers))
+    assert answers[:2] == [0, 1]
+
+
+def outcome(result: AsyncResult) -> object:
+    try:
+        return result.get(PATIENCE)
+    except WorkerLostError:
+        return WorkerLostError
+
+
+def test_patience_can_be_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MULTIHOST_BROKER_LOST_AFTER", "1.5")
+    site.worker()
+    with Pool(address=site.address) as pool:
+        result = pool.map_async(nap, [30.0] * 2)
+        site.end()
+        began = time.monotonic()
+        with pytest.raises(BrokerLostError, match=r"for more than 1\.5 s; run the work again"):
+            result.get(PATIENCE)
+        assert 1.0 < time.monotonic() - began < 6.0
+
+
+def test_a_worker_without_a_broker_goes_on_and_registers_again(site: Site) -> None:
+    worker = site.worker()
+    site.end()
+    worker.wait_for("connection to the broker is lost")
+    site.start()
+    worker.wait_for("registered with the broker", times=2)
+
+
+def test_without_a_broker_for_too_long_a_worker_ends_its_children(site: Site, tmp_path: Path) -> None:
+    worker = site.worker(1, "--orphan-timeout", 1)
+    with Pool(address=site.address) as pool:
+        here = tmp_path / "here"
+        result = pool.apply_async(touch_and_wait, (str(here), str(tmp_path / "go")))
+        until_some(here, 1)
+        child = int(here.read_text())
+        site.end()
+        deadline = time.monotonic() + PATIENCE
+        while psutil.pid_exists(child):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (tmp_path / "go").touch()
+        site.start()
+        assert result.get(PATIENCE) == "went"
+        assert worker.process.poll() is None
+
+
+def test_a_frozen_broker_is_waited_for(site: Site, pool: Pool, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    result = pool.map_async(note_and_nap, [(str(log), item, 0.01) for item in range(300)], 1)
+    until_some(log, 10)
+    site.broker.signal(signal.SIGSTOP)
+    time.sleep(12.0)
+    site.broker.signal(signal.SIGCONT)
+    assert result.get(PATIENCE) == list(range(300))

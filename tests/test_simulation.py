@@ -1,0 +1,139 @@
+"""Schedules of faults against the real cores: nothing is lost, doubled, blamed on the innocent, or waited for in vain."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import simulation
+from simulation.__main__ import main
+from simulation.known import KNOWN, known
+from simulation.planted import PLANTED, planted
+from simulation.schedule import Schedule, Verdict
+from simulation.strikes import GENTLE, PARTINGS, VIOLENT
+
+#: Schedules of each run of the tests; ``python -m tests.simulation --seeds 0:100000`` runs more.
+SEEDS = range(2000)
+PARTING_SEEDS = range(1000)
+
+#: Within so many schedules a planted fault is found.
+FOUND_WITHIN = 2000
+
+#: States in which rules contradict each other most easily: a run that never sees one of them proves nothing of it.
+STATES = (
+    "agent dials anew: silence",
+    "agent has drained",
+    "agent registers anew: unknown",
+    "all slots of a pool are taken",
+    "answer: CancelledError",
+    "answer: MultihostError",
+    "answer: RemoteError",
+    "answer: TimeoutError",
+    "answer: WorkerLostError",
+    "dropped Beat",
+    "dropped Died",
+    "dropped Lease",
+    "dropped Result",
+    "dropped Returned",
+    "failed: cancelled",
+    "failed: died",
+    "failed: lost",
+    "failed: timeout",
+    "lease from within a chunk",
+    "lease of a suspect",
+    "lease was not named",
+    "lost on the way",
+    "producer has come again",
+    "result after a death",
+    "result that nobody needed",
+    "run given to a dead child",
+    "said twice",
+    "silent peer is heard again",
+    "PoolBroken",
+    "Revoke",
+)
+
+FOLDER = Path(simulation.__path__[0])
+
+
+def failing_seeds() -> list[tuple[int, bool]]:
+    """(seed, careless) of schedules that showed a fault once."""
+    lines = [line.partition("#")[0].split() for line in (FOLDER / "seeds.txt").read_text().splitlines()]
+    return [(int(words[0]), "careless" in words) for words in lines if words]
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> list[Verdict]:
+    return [Schedule(seed).run() for seed in SEEDS]
+
+
+def test_whoever_comes_back_nothing_is_lost() -> None:
+    """Where nothing else goes wrong, lost connections and broker starts meet one another."""
+    violations = [Schedule(seed, faults=PARTINGS).run().violation for seed in PARTING_SEEDS]
+    assert [each for each in violations if each] == []
+
+
+def test_whatever_happens_nothing_is_lost_and_nobody_waits_for_ever(verdicts: list[Verdict]) -> None:
+    violations = [(each.seed, each.violation) for each in verdicts if each.violation]
+    assert [each for each in violations if not known(each[1])] == []
+
+
+def test_every_fault_and_every_state_that_matters_occurred(verdicts: list[Verdict]) -> None:
+    counts: Counter[str] = Counter()
+    for each in verdicts:
+        counts.update(each.counts)
+    wanted = [*STATES, *(f"fault: {name}" for name in (*VIOLENT, *GENTLE))]
+    assert [name for name in wanted if not counts[name]] == []
+
+
+@pytest.mark.parametrize(("seed", "careless"), failing_seeds())
+def test_schedules_that_once_failed(seed: int, careless: bool) -> None:
+    violation = Schedule(seed, careless=careless).run().violation
+    assert not violation or known(violation, careless), violation
+
+
+def test_a_known_fault_is_there_still() -> None:
+    """Once it is mended its entry goes."""
+    for name, each in KNOWN.items():
+        assert known(Schedule(each.seed, careless=each.careless).run().violation, each.careless) == name
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_found(name: str) -> None:
+    for seed in range(FOUND_WITHIN):
+        for faults in (None, PARTINGS, ("connection_of_a_producer_ends",)):
+            with planted(name):
+                violation = Schedule(seed, faults=faults).run().violation
+            if violation and Schedule(seed, faults=faults).run().violation != violation:
+                return
+    pytest.fail(f"{FOUND_WITHIN} schedules did not find it")
+
+
+def test_a_seed_is_one_schedule_in_every_process() -> None:
+    """Whatever the hashes of strings are."""
+    folders = [str(FOLDER.parent), *sys.path]
+    outputs = []
+    for hashes in ("1", "2"):
+        run = subprocess.run(
+            [sys.executable, "-m", "simulation", "--seeds", "0:40", "--trace"],
+            env={**os.environ, "PYTHONHASHSEED": hashes, "PYTHONPATH": os.pathsep.join(folders)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "40 schedules" in run.stdout, run.stderr
+        outputs.append([line for line in run.stdout.splitlines() if "schedules/s" not in line])
+    assert outputs[0] == outputs[1]
+    assert len(outputs[0]) > 1000
+
+
+def test_the_command_shows_the_trace_of_a_violation_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "0:30"]) == 0
+    assert "0 violations" in capsys.readouterr().out
+    assert main(["--seeds", "0:30", "--planted", "results_leave_the_lease", "--most", "1"]) == 1
+    shown = capsys.readouterr().out
+    assert "== seed" in shown and "is in one place" in shown and "-> broker  Result(" in shown
