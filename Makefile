@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: format lint types test bench
+.PHONY: format lint types test bench simulate soak
 
 format:
 	$(BIN)ruff check --fix .
@@ -22,3 +22,9 @@ test:
 
 bench:
 	$(BIN)multihost bench
+
+simulate:
+	$(PYTHON) -m tests.simulation --seeds 0:100000
+
+soak:
+	$(PYTHON) tests/soak.py --kills 100 --items 100000

@@ -30,7 +30,10 @@ from strangers import closes, nobody, plain_zmq
 from multihost.engine import close_engines
 from multihost.pool import Pool
 from multihost_common.errors import EX_CONFIG, EX_NOPERM, EX_OK, WorkerLostError
-from multihost_common.keys import make_keys
+from multihost_common.keys import find_token, make_keys
+from multihost_common.messages import Welcome
+from multihost_worker.agent import Agent, Config
+from multihost_worker.events import Stop
 
 #: A worker on a host whose disk is full.
 NO_ROOM = """
@@ -307,3 +310,18 @@ def test_a_child_over_the_memory_limit_is_ended(keys: Path) -> None:
         with pytest.raises(WorkerLostError, match="memory"):
             pool.apply(tasks.hoard, (400 << 20,))
         assert pool.apply(abs, (-2,)) == 2
+
+
+def test_a_welcome_that_comes_together_with_the_end_leaves_it_without_a_broker(keys: Path) -> None:
+    agent = Agent(Config(nobody_at(), find_token("worker", keys=keys), concurrency=1))
+    try:
+        agent.welcomed(Welcome(heartbeat=1.0))
+        agent.parted("it has ended")
+        agent._handle_all()
+        assert not agent.core.books.connected
+        # Else its children would never be orphans, and it would drain into nowhere when it is stopped.
+        agent._events.append(Stop())
+        agent._handle_all()
+        assert agent._exit == EX_OK
+    finally:
+        agent.close()

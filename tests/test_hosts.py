@@ -151,6 +151,7 @@ def test_a_host_that_vanishes_takes_no_work_along(bed: Any, cluster: Cluster, fa
                 bed.boot("w2")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["broker", "producer", "w1"])
 def test_a_cut_of_a_quarter_of_a_minute_loses_nothing(bed: Any, cluster: Cluster, name: str) -> None:
     with cluster.producer(CASES, "long_map", CASE_ITEMS="300") as shell:
@@ -164,6 +165,7 @@ def test_a_cut_of_a_quarter_of_a_minute_loses_nothing(bed: Any, cluster: Cluster
         assert "complete" in shell.stdout
 
 
+@pytest.mark.long
 def test_the_brokers_host_crashes_and_is_there_again(bed: Any, cluster: Cluster) -> None:
     holder = bed["broker"].holder
     with cluster.producer(CASES, "long_map", CASE_ITEMS="300") as shell:

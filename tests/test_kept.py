@@ -1,12 +1,48 @@
-"""What a producer keeps of its input until it has the answers."""
+"""What a producer keeps until it has its answer, and states anew to another broker."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from hypothesis import given
 from hypothesis import strategies as st
+from simulation.producers import Engine
 
+from multihost.driver import digest_of
+from multihost.engine import PoolSpec
+from multihost.jobs import Options, StreamJob, Task
 from multihost.kept import Kept
-from multihost_common.messages import Feed
+from multihost_common.blocks import pack_lengths
+from multihost_common.messages import Cancel, EndJob, Feed, Message, OpenJob, OpenPool, Restated, Result
+
+M = TypeVar("M", bound=Message)
+
+
+class Ignored:
+    """A call whose result nobody looks at."""
+
+    def claim(self, item: int) -> bool:
+        return True
+
+    def take(self, value: Any) -> None:
+        return None
+
+
+def started(engine: Engine, calls: int) -> StreamJob:
+    """A job of a new pool, with so many calls on their way."""
+    pool = engine.open_pool(PoolSpec())
+    job = StreamJob(pool, Task(b"function", digest_of(b"function")), Options())
+    engine.start(job)
+    for _ in range(calls):
+        job.submit(b"N.", (), Ignored())
+    engine.poke(job)
+    engine.turn()
+    return job
+
+
+def of_kind(kind: type[M], said: list[Message]) -> list[M]:
+    return [each for each in said if type(each) is kind]
 
 
 def kept(*counts: int) -> Kept:
@@ -81,3 +117,70 @@ def test_what_cannot_change_is_not_copied() -> None:
     made = Kept()
     made.keep(Feed(1, 0, 1, 1, [b"length", b"pickle", content]))
     assert made.feeds()[0].frames[2] is content
+
+
+def test_a_job_that_cannot_be_stated_anew_does_not_keep_the_others_from_it() -> None:
+    said: list[Message] = []
+    engine = Engine(said.append)
+    engine.welcome(2)
+    bad, good = started(engine, 1), started(engine, 1)
+    said.clear()
+
+    def say(message: Message) -> None:
+        said.append(message)
+        if type(message) is Feed and message.job == bad.id:
+            # As the remote engine does with what is too large for the broker.
+            engine._abort([bad], ValueError("too large"))
+
+    engine._say = say
+    engine.restate(2)
+    assert [each.job for each in of_kind(Feed, said)] == [bad.id, good.id]
+    assert type(said[-1]) is Restated
+
+
+def test_a_pool_is_opened_once_while_all_are_stated_anew() -> None:
+    said: list[Message] = []
+    engine = Engine(said.append)
+    asked: list[Callable[[], None]] = []
+    engine._do = asked.append  # type: ignore[method-assign,assignment]
+    engine.open_pool(PoolSpec())
+    engine.restate(2)
+    assert not of_kind(OpenPool, said)
+    asked[0]()
+    assert len(of_kind(OpenPool, said)) == 1
+
+
+def test_cancelled_calls_are_forgotten_once_they_are_answered() -> None:
+    said: list[Message] = []
+    engine = Engine(said.append)
+    engine.welcome(2)
+    job = started(engine, 0)
+    for item in range(1000):
+        job.submit(b"N.", (), Ignored())
+        engine.poke(job)
+        engine.turn()
+        engine.cancel(job, item, 1)
+        if item != 7:
+            engine.take(Result(job.id, item, 1, 1, 10, 0, [pack_lengths([4]), b"]Na."]))
+    said.clear()
+    engine.restate(2)
+    assert len(of_kind(OpenJob, said)) == 1
+    assert Cancel(job.id, 7, 1, False) in of_kind(Cancel, said)
+    assert len(of_kind(Cancel, said)) < 600
+    assert len(engine._cancelled[job.id]) < 600
+
+
+def test_the_end_of_a_stream_is_told_though_who_leads_has_just_got_all_it_waited_for() -> None:
+    said: list[Message] = []
+    engine = Engine(said.append)
+    engine.welcome(2)
+    job = started(engine, 1)
+    engine.take(Result(job.id, 0, 1, 1, 10, 0, [pack_lengths([4]), b"]Na."]))
+    engine.turn()
+    # One thread closes the pool, another one leaves the lead.
+    job.close()
+    engine.poke(job)
+    assert engine._pending(done=True)
+    engine.turn()
+    assert of_kind(EndJob, said)
+    assert not engine._pending(done=True)

@@ -40,6 +40,19 @@ def test_output_over_the_budget_is_dropped_and_a_line_says_so() -> None:
     assert (sent[3].pid, sent[3].stream, bytes(sent[3].frames[0])) == (42, 2, b"c" * 1000)
 
 
+def test_output_that_nobody_hears_is_told_of_once_somebody_does() -> None:
+    sent: list[Output] = []
+    heard = [False]
+    printer = Printer(sent.append, "host", Clock(), lambda: heard[0])
+    printer(7, 42, 1, b"a" * 1000)
+    printer(7, 42, 1, b"b" * 500)
+    assert not sent
+    heard[0] = True
+    printer(7, 42, 1, b"c")
+    assert bytes(sent[0].frames[0]) == b"[multihost: 1500 bytes of output of process 42 were dropped]\n"
+    assert bytes(sent[1].frames[0]) == b"c"
+
+
 def test_what_was_dropped_last_is_told_at_the_end_or_after_a_while() -> None:
     sent: list[Output] = []
     clock = Clock()

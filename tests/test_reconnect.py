@@ -18,7 +18,9 @@ from tasks import double, nap, note_and_nap, pid_after_nap, touch_and_wait
 from multihost.engine import close_engines
 from multihost.executor import Executor
 from multihost.pool import Pool
+from multihost.remote import RemoteEngine
 from multihost.results import AsyncResult
+from multihost_broker.returns import GRACE
 from multihost_common.errors import BrokerLostError, WorkerLostError
 
 #: Seconds that a test may wait for anything, on a busy machine.
@@ -113,6 +115,35 @@ def test_children_keep_running_across_a_restart(site: Site, pool: Pool) -> None:
     assert set(pool.map(pid_after_nap, [0.02] * 8, 1)) <= before
 
 
+def test_idle_children_do_not_keep_others_from_working_after_a_restart(site: Site) -> None:
+    site.worker(1)
+    with Pool(address=site.address) as one, Pool(address=site.address) as other:
+        assert one.apply(double, (1,)) == 2
+        assert other.apply(double, (1,)) == 2
+        site.restart()
+        # The worker's only slot is taken by a child of the other pool.
+        began = time.monotonic()
+        assert one.apply(double, (2,)) == 4
+        assert other.apply(double, (2,)) == 4
+        assert time.monotonic() - began < GRACE / 2
+
+
+def test_workers_that_are_not_back_yet_are_not_forgotten(site: Site, pool: Pool) -> None:
+    site.worker(1)
+    engine = pool._engine
+    assert isinstance(engine, RemoteEngine)
+    hello = engine._session.hello
+    shells.until(lambda: hello.workers == 2, "both workers are known")
+    site.workers[1].signal(signal.SIGSTOP)
+    site.restart()
+    shells.until(lambda: engine.capacity == 2, "one worker is back")
+    # The broker may end again just now, and the second worker holds something.
+    assert hello.workers == 2
+    # One that does not come back is not waited for at each restart from now on.
+    engine._settled_at = 0.0
+    shells.until(lambda: hello.workers == 1, "the other one is given up")
+
+
 def test_calls_made_while_the_broker_is_away_are_answered_when_it_is_back(site: Site, pool: Pool) -> None:
     assert pool.apply(double, (1,)) == 2
     site.end()
@@ -158,6 +189,18 @@ def test_a_pool_can_be_closed_while_the_broker_is_away(site: Site, pool: Pool) -
     pool.terminate()
     threading.Timer(0.5, site.start).start()
     pool.join()
+
+
+def test_who_has_all_results_does_not_wait_for_a_broker_that_has_gone(site: Site) -> None:
+    site.worker()
+    with Pool(address=site.address) as pool, Executor(address=site.address) as executor:
+        assert pool.apply(double, (1,)) == 2
+        assert executor.submit(double, 1).result(PATIENCE) == 2
+        site.end()
+        pool.close()
+        pool.join()
+    # Now the executor was shut down, too.
+    assert site.broker.process.poll() is not None
 
 
 def test_a_terminated_pools_work_ends_on_the_workers_when_the_broker_is_back(
@@ -264,6 +307,7 @@ def test_without_a_broker_for_too_long_a_worker_ends_its_children(site: Site, tm
         assert worker.process.poll() is None
 
 
+@pytest.mark.long
 def test_a_frozen_broker_is_waited_for(site: Site, pool: Pool, tmp_path: Path) -> None:
     log = tmp_path / "log"
     result = pool.map_async(note_and_nap, [(str(log), item, 0.01) for item in range(300)], 1)

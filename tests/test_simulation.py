@@ -102,6 +102,7 @@ def test_a_known_fault_is_there_still() -> None:
         assert known(Schedule(each.seed, careless=each.careless).run().violation, each.careless) == name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_is_found(name: str) -> None:
     for seed in range(FOUND_WITHIN):

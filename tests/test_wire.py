@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from shells import Broker, Peer, broker, hello, peer, settle
+from shells import Broker, Peer, broker, hello, peer, settle, until
 from strangers import closes, nobody, plain_zmq, silent, talker, web
 
 from multihost_common import messages as m
@@ -107,6 +107,21 @@ def test_a_token_of_another_broker(running: Broker, tmp_path: Path) -> None:
     assert isinstance(error, AuthError)
     assert "server key mismatch" in str(error)
     running.wait_for("a connection was refused: it expects another broker's key")
+
+
+def test_a_broker_that_has_just_come_back_behind_a_forwarder_is_no_other_broker(tmp_path: Path) -> None:
+    keys = make_keys(tmp_path / "keys").directory
+    with closes() as address:
+        dealer = Dealer(address, find_token("producer", keys=keys))
+        until(lambda: dealer.signals() is None or dealer.doubtful, "handshakes broken off")
+    try:
+        with broker(keys, bind=address):
+            dealer.diagnose(patient=True)
+            assert dealer.suspicious
+            assert dealer.handshake(hello("producer")).session
+            assert not dealer.suspicious
+    finally:
+        dealer.close()
 
 
 def test_an_expired_token_is_refused_by_the_broker_too(tmp_path: Path) -> None:

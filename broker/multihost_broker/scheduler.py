@@ -339,7 +339,22 @@ class Scheduler:
         if worker.free <= 0:
             self.free.pop(worker.number, None)
         self.send(worker, Grant(pool.number, share.slots))
+        if worker.claims.pools:
+            self._make_way(worker)
         self.refill(share)
+
+    def _make_way(self, worker: Session) -> None:
+        """The idle children that a worker has come back with end where they are in the way of what is granted;
+        not those of a producer whose work it may have: that is still to be told."""
+        children, shares = worker.claims.pools, worker.shares
+        over = sum(count for number, count in children.items() if number not in shares) - worker.free
+        busy = {number >> 32 for number in worker.claims.items}
+        for number, count in list(children.items()):
+            if over > 0 and count > 0 and number not in shares and number >> 32 not in busy:
+                ended = min(count, over)
+                over -= ended
+                children[number] = count - ended
+                self.send(worker, Grant(number, count - ended))
 
     def _make_room(self, needy: Pool) -> None:
         """Nobody has a free slot: take those of a pool that has nothing to do, or half the richest's."""

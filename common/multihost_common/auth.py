@@ -24,6 +24,10 @@ MAX_FRAME = 0xFFFF_FFFF
 #: One such end can be a broker that is going down, so it has to happen more than once.
 SILENT_FAILURES = 3
 
+#: And so often again once a broker was found there, before a peer that can wait believes it: behind what
+#: forwards a port each connection ends at once while the broker is away, and it may just have come back.
+FAILURES_AGAIN = 2
+
 #: Seconds from the connection to its end that count as "at once"; later it is a handshake that timed out.
 AT_ONCE = 3.0
 
@@ -64,6 +68,8 @@ class HandshakeWatch:
         self._welcome = False
         #: Handshakes in a row that the other end broke off without a word.
         self.broken_off = 0
+        #: As many as there were when a broker was first found there nevertheless.
+        self._found_at: int | None = None
         #: Whether a TCP connection was ever made.
         self.reached = False
         #: Whether libzmq has given up: what answered does not speak its protocol.
@@ -75,7 +81,7 @@ class HandshakeWatch:
             self.reached, self.given_up = True, False
             self._connected, self._welcome = now, False
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self.broken_off = 0
+            self.broken_off, self._found_at = 0, None
             self._welcome = True
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             return AuthError(
@@ -98,9 +104,21 @@ class HandshakeWatch:
         """Whether it is worth while to look at what answers there."""
         return self.given_up or self.broken_off >= SILENT_FAILURES
 
-    def judge(self, found: int) -> MultihostError | None:
-        """The error that ``found``, what a probe has found at the address, amounts to, if any."""
-        if found == BROKER and self.broken_off >= SILENT_FAILURES:
+    @property
+    def suspicious(self) -> bool:
+        """Whether a broker answers there that may be another one; it is soon to be known."""
+        return self._found_at is not None
+
+    def judge(self, found: int, patient: bool = False) -> MultihostError | None:
+        """The error that ``found``, what a probe has found at the address, amounts to, if any. ``patient``:
+        the broker may have been away until now, so more handshakes have to fail."""
+        if found != BROKER:
+            self._found_at = None
+        elif self.broken_off >= SILENT_FAILURES:
+            if patient and self._found_at is None:
+                self._found_at = self.broken_off
+            if patient and self.broken_off < (self._found_at or 0) + FAILURES_AGAIN:
+                return None
             return AuthError(
                 f"what answers at {self._address} is not the broker this token is for (server key mismatch);"
                 " copy a token from that broker's keys"

@@ -22,6 +22,9 @@ SILENT = 10.0
 #: Seconds between two looks at what answers in place of the broker.
 LOOK = 10.0
 
+#: And once a broker was found that may be another one.
+LOOK_AGAIN = 1.0
+
 #: Messages that are not for the owner alone.
 OURS = frozenset({Welcome, Bye, Refused})
 
@@ -183,8 +186,8 @@ class Session:
                 self._down(f"it has been silent for {SILENT:g} s")
                 self._redial()
         elif self.dealer.doubtful and now >= self._look_at:
-            self._look_at = now + LOOK
-            self.dealer.diagnose()
+            self.dealer.diagnose(patient=True)
+            self._look_at = now + (LOOK_AGAIN if self.dealer.suspicious else LOOK)
             if self.dealer.given_up:
                 self._redial()
         elif self._greeted and now - self._greeted > SILENT:

@@ -59,6 +59,9 @@ CONNECT_MS, HANDSHAKE_MS = 5000, 10_000
 #: Seconds into a handshake, and between two looks at who answers there.
 DOUBT = 1.0
 
+#: And once a broker has been found: enough for some more handshakes.
+SUSPICION = 0.5
+
 _MONITORED = (
     zmq.EVENT_CONNECTED
     | zmq.EVENT_DISCONNECTED
@@ -241,12 +244,18 @@ class Dealer:
         """Whether it is time to :meth:`diagnose`."""
         return self._watch.doubtful
 
-    def diagnose(self, timeout: float = PROBE_TIMEOUT) -> None:
-        """Look at what answers at the address, for ``timeout`` seconds at most.
+    @property
+    def suspicious(self) -> bool:
+        """Whether another :meth:`diagnose` is worth while soon: it may be another broker."""
+        return self._watch.suspicious
+
+    def diagnose(self, timeout: float = PROBE_TIMEOUT, patient: bool = False) -> None:
+        """Look at what answers at the address, for ``timeout`` seconds at most; ``patient``: the broker may
+        have come back just now.
 
         Raises AuthError or ConfigError if that is not, and will not become, the broker of the token.
         """
-        failure = self._watch.judge(probe(self.address, timeout))
+        failure = self._watch.judge(probe(self.address, timeout), patient)
         if failure is not None:
             raise failure
 
@@ -278,7 +287,9 @@ class Dealer:
                 doubt = now + 2 * DOUBT
                 looked = self._watch.reached and not connected
                 if looked:
-                    self.diagnose(min(PROBE_TIMEOUT, deadline - now))
+                    self.diagnose(min(PROBE_TIMEOUT, deadline - now), patient=True)
+                    if self.suspicious:
+                        doubt = now + SUSPICION
 
     def _answer(self) -> Welcome | None:
         """The Welcome, if it has come; nothing behind it is taken."""

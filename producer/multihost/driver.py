@@ -85,10 +85,11 @@ class Driver(Loop):
         )
         self._limits[number] = opened.limit
         self._closed_pools[number] = Completion()
-        self._blobs[number] = {setup: spec.setup, code: spec.code}
-        self._opened[number] = opened
 
         def send() -> None:
+            # Not before: who leads may be stating all pools anew just now, and would open it twice.
+            self._blobs[number] = {setup: spec.setup, code: spec.code}
+            self._opened[number] = opened
             for digest, content in ((setup, spec.setup), (code, spec.code)):
                 if digest:
                     self._send(m.Blob(digest, (content,)))
@@ -167,10 +168,18 @@ class Driver(Loop):
                 self._send(cancel)
                 if count == 0:
                     self._forget(job)
-                else:
-                    self._cancelled.setdefault(job.id, []).append(cancel)
+                elif job.kept is not None:
+                    self._remember(job.kept, cancel)
 
         self._do(cancel)
+
+    def _remember(self, kept: Kept, cancel: m.Cancel) -> None:
+        """It is to be said again to another broker, until the items have their answer."""
+        cancels = self._cancelled.setdefault(cancel.job, [])
+        cancels.append(cancel)
+        if len(cancels) & (len(cancels) - 1) == 0:
+            # Seldom enough not to be felt, and often enough not to fill memory.
+            cancels[:] = kept.unanswered(cancels)
 
     def pids(self, pool: int) -> list[int]:
         """Process ids of the pool's children, where they are known."""
@@ -258,12 +267,23 @@ class Driver(Loop):
         for number, opened in self._opened.items():
             if not self._closing_pools.get(number, False):
                 self._send(opened)
-        for job in self._jobs.values():
+        # A job of which something cannot be sent is aborted meanwhile.
+        for job in list(self._jobs.values()):
             for message in (*job.resume(), *self._cancelled.get(job.id, ())):
+                if job.id not in self._jobs:
+                    break
                 self._send(message)
         for number, kill in self._closing_pools.items():
             self._send(m.ClosePool(number, kill))
         self._send(m.Restated())
+
+    def _let_go(self) -> None:
+        """No broker will say soon that pools have closed: those that lack no answer are not waited for. It is
+        told of them when it is back."""
+        at_work = {job.pool for job in self._jobs.values() if not job.idle()}
+        for number in self._closing_pools:
+            if number not in at_work:
+                self._closed_pools[number].done = True
 
     def _pool_has_broken(self, broken: m.PoolBroken) -> None:
         error = RemoteError(f"the pool's initializer failed:\n{broken.text}")

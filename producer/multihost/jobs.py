@@ -401,8 +401,10 @@ class StreamJob(BaseJob):
             raise self.error
 
     def idle(self) -> bool:
-        """Is no call under way?"""
-        return not self._waiting and not self._receivers
+        """Is no call under way, and the end told if there is one?"""
+        if self._waiting or self._receivers:
+            return False
+        return self.ended or self.over or not self._closing
 
     def has_more(self) -> bool:
         """Are there calls that have not been sent, or is the end to be told?"""

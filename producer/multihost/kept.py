@@ -10,7 +10,7 @@ from multihost.sources import Ranges
 
 if TYPE_CHECKING:
     from multihost_common.blocks import Frame
-    from multihost_common.messages import Feed
+    from multihost_common.messages import Cancel, Feed
 
 #: The first of a Feed's frames that may be memory of the caller's; those before it are made here.
 BUFFERS = 2
@@ -54,6 +54,16 @@ class Kept:
     def _drop(self, first: int) -> None:
         del self._feeds[first]
         self._answered.pop(first, None)
+
+    def unanswered(self, cancels: list[Cancel]) -> list[Cancel]:
+        """Those of these that are about items of a kept Feed."""
+        starts = list(self._feeds)
+        found = []
+        for cancel in cancels:
+            at = bisect_right(starts, cancel.start + cancel.count - 1) - 1
+            if at >= 0 and cancel.start < starts[at] + self._feeds[starts[at]].count:
+                found.append(cancel)
+        return found
 
     def feeds(self) -> list[Feed]:
         """Those that are kept."""

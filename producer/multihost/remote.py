@@ -29,6 +29,13 @@ HANDSHAKE_TIMEOUT = 5.0
 #: Name of the variable with the seconds that a broker may be away; without it, it may for ever.
 LOST_VARIABLE = "MULTIHOST_BROKER_LOST_AFTER"
 
+#: Seconds without a broker for which a pool whose work is done is joined, or an Executor shut down: its script
+#: has all it wants, and need not wait for a broker that may have been ended for good.
+JOIN_PATIENCE = 5.0
+
+#: Seconds in which workers come back to a broker that was started anew.
+SETTLING = 10.0
+
 #: Seconds without a broker after which the log says so again.
 REMIND = 60.0
 
@@ -53,6 +60,8 @@ class RemoteEngine(Driver):
         except BaseException:
             self._session.close(0)
             raise
+        #: When all workers that come back to a broker have done so.
+        self._settled_at = 0.0
         self._note(welcome)
         self._remind_at = 0.0
         self._next_beat = time.monotonic() + self._heartbeat
@@ -68,16 +77,23 @@ class RemoteEngine(Driver):
     def _note(self, welcome: m.Welcome) -> None:
         self.capacity = welcome.slots
         self._heartbeat = welcome.heartbeat or 1.0
-        self._session.hello.workers = welcome.workers
+        self._count(welcome.workers)
+
+    def _count(self, workers: int) -> None:
+        """So many workers are there. How many a broker has that was just started is no news: the others may be on
+        their way back to it, and the next one has to know of them, too."""
+        self._workers = workers
+        hello = self._session.hello
+        settled = time.monotonic() >= self._settled_at
+        hello.workers = workers if settled else max(workers, hello.workers)
 
     def welcomed(self, welcome: m.Welcome) -> None:
         """The broker is back, or another one is there in its place: hand in what has no result."""
         log.warning("the broker at %s is back; going on", self._describe())
-        # How many workers a broker has that was just started is no news.
-        workers = max(self._session.hello.workers, welcome.workers)
+        self._settled_at = time.monotonic() + SETTLING
         self._note(welcome)
         self._restate()
-        self._resize(welcome.slots, workers)
+        self._resize(welcome.slots, welcome.workers)
 
     def parted(self, why: str) -> None:
         """The connection is lost; the pools go on when there is another one."""
@@ -87,7 +103,7 @@ class RemoteEngine(Driver):
     heard = Driver._take
 
     def _resize(self, slots: int, workers: int) -> None:
-        self._session.hello.workers = workers
+        self._count(workers)
         super()._resize(slots, workers)
 
     # -- messages ----------------------------------------------------------------------------------
@@ -133,6 +149,8 @@ class RemoteEngine(Driver):
         session = self._session
         if not session.up:
             self._be_patient(now)
+        elif now >= self._settled_at:
+            self._count(self._workers)
         session.tend(now)
         self._next_beat = now + self._heartbeat
         session.send(m.Beat())
@@ -143,6 +161,8 @@ class RemoteEngine(Driver):
             raise BrokerLostError(
                 f"lost the broker at {self._describe()} for more than {self._lost_after:g} s; run the work again"
             )
+        if away > JOIN_PATIENCE:
+            self._let_go()
         if now >= self._remind_at:
             self._remind_at = now + REMIND
             log.warning("no broker answers at %s for %.0f s; still trying", self._describe(), away)

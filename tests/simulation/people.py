@@ -29,6 +29,9 @@ def drain(world: World, random: Random) -> bool:
     if agent is None or not agent.registered:
         # Without a broker it ends at once.
         return False
+    if agent.core.config.drain_timeout < 25.0:
+        # It may kill what runs.
+        world.violent = True
     agent.stop()
     return True
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from multihost.driver import Driver
 from multihost.loop import Loop
+from multihost.remote import SETTLING
 from multihost_common import messages as m
 from multihost_common.session import SILENT
 
@@ -87,7 +88,8 @@ class Producer(Client):
         super().__init__(world, name, latency)
         self.user = user
         self.engine = Engine(self._say)
-        self._workers = 0
+        self._workers = self._told = 0
+        self._settled_at = 0.0
         self.welcomed = False
         self._heard = self._greeted = 0.0
         self._beat_at = 0.0
@@ -116,7 +118,7 @@ class Producer(Client):
             self._refused(message)
         elif type(message) is not m.Beat:
             if type(message) is m.Capacity:
-                self._workers = message.workers
+                self._count(message.workers)
             self.user.hears(message)
             self.engine.take(message)
             self.engine.turn()
@@ -125,7 +127,9 @@ class Producer(Client):
     def _welcome(self, welcome: m.Welcome) -> None:
         again = self.session != 0
         self.welcomed, self.session = True, welcome.session
-        self._workers = max(self._workers, welcome.workers)
+        if again:
+            self._settled_at = self.clock() + SETTLING
+        self._count(welcome.workers)
         if again:
             self.world.counts["producer has come again"] += 1
             self.engine.restate(welcome.slots)
@@ -133,6 +137,12 @@ class Producer(Client):
             self.engine.welcome(welcome.slots)
             self.user.begin(self)
         self.engine.turn()
+
+    def _count(self, workers: int) -> None:
+        # As the remote engine counts them.
+        self._told = workers
+        settled = self.clock() >= self._settled_at
+        self._workers = workers if settled else max(workers, self._workers)
 
     def _say(self, message: m.Message) -> None:
         # What is said while there is no session is stated anew in the next one.
@@ -166,6 +176,8 @@ class Producer(Client):
 
     def on_time(self, now: float) -> None:
         self._beat_at = now + HEARTBEAT
+        if self.welcomed:
+            self._count(self._told)
         if not self.welcomed:
             if now - self._greeted > HANDSHAKE:
                 # Whoever started it starts it again.

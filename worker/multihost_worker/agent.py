@@ -100,7 +100,7 @@ class Agent:
         # First what may be refused: an address that cannot be used leaves no directory.
         self._session = Session(config.address, config.token, self._hello(), self, self._waiter.watch)
         self._private = PrivateDir()
-        self._printer = Printer(self._session.send, self.host, time.monotonic)
+        self._printer = Printer(self._session.send, self.host, time.monotonic, lambda: self._session.up)
         self._children = Children(
             self._events.append,
             capture=self._printer,
@@ -215,6 +215,9 @@ class Agent:
         log.warning("the connection to the broker is lost (%s); trying again", why)
         self._pulse_at = 0.0
         self._remind_at = time.monotonic() + PATIENCE
+        with suppress(ValueError):
+            # The welcome may have come together with the end.
+            self._events.remove(Connected())
         # Before what the children have said meanwhile: that cannot be sent any more.
         self._events.appendleft(Disconnected())
 

@@ -35,12 +35,20 @@ class Budget:
 
 
 class Printer:
-    """Turns the bytes of children into Output messages."""
+    """Turns the bytes of children into Output messages. What comes while there is nobody to hear them is
+    dropped, too."""
 
-    def __init__(self, send: Callable[[Output], None], host: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        send: Callable[[Output], None],
+        host: str,
+        clock: Callable[[], float],
+        heard: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._send = send
         self._host = host
         self._clock = clock
+        self._heard = heard
         self._budgets: dict[tuple[int, int], Budget] = {}
 
     def __call__(self, pool: int, pid: int, stream: int, data: bytes) -> None:
@@ -52,7 +60,9 @@ class Printer:
         budget = self._budgets.get((pool, pid))
         if budget is None:
             budget = self._budgets[pool, pid] = Budget(now)
-        if budget.take(len(data), now):
+        if not self._heard():
+            budget.dropped += len(data)
+        elif budget.take(len(data), now):
             self._tell_dropped(pool, pid, budget)
             self._send(Output(pool, self._host, pid, stream, (data,)))
 
@@ -62,13 +72,16 @@ class Printer:
             self._tell_dropped(pool, pid, budget)
 
     def _tell_dropped(self, pool: int, pid: int, budget: Budget) -> None:
-        if budget.dropped:
+        if budget.dropped and self._heard():
             text = f"[multihost: {budget.dropped} bytes of output of process {pid} were dropped]\n"
             budget.dropped = 0
             self._send(Output(pool, self._host, pid, 2, (text.encode(),)))
 
     def sweep(self) -> None:
         """Forget children that have not printed for a minute."""
+        if not self._heard():
+            # What was dropped of theirs is still to be told.
+            return
         before = self._clock() - 60
         for key in [key for key, each in self._budgets.items() if each.refilled < before]:
             self._end(*key)

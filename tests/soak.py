@@ -1,0 +1,75 @@
+"""Kill the broker again and again during one long map, and judge what came of it.
+
+    python tests/soak.py --kills 100 --items 100000
+
+Prints what was lost, doubled or run twice, and ends with 1 if there is anything of the first two. It takes some
+seconds a kill, so it is not part of the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import shells
+from tasks import note_and_nap
+
+from multihost.pool import Pool
+
+
+def kill_brokers(folder: Path, kills: int, items: int, seed: int) -> bool:
+    """Whether each item has exactly one result, after so many broker starts."""
+    source = random.Random(seed)
+    log, keys = folder / "log", folder / "keys"
+    os.environ["MULTIHOST_KEYS"] = str(keys)
+    with ExitStack() as stack:
+        broker = stack.enter_context(shells.broker(keys))
+        address = broker.address
+        for _ in range(2):
+            stack.enter_context(shells.worker(broker, "-c", 1))
+        pool = stack.enter_context(Pool(address=address))
+        began, done = time.monotonic(), 0
+        results = Counter[int]()
+        stream = pool.imap_unordered(note_and_nap, ((str(log), item, 0.0) for item in range(items)), 10)
+        for value in stream:
+            results[value] += 1
+            if done < kills and sum(results.values()) >= (done + 1) * items // (kills + 1):
+                broker.signal(signal.SIGKILL)
+                broker.wait()
+                broker.close()
+                time.sleep(source.uniform(0.0, 0.3))
+                broker = stack.enter_context(shells.broker(keys, bind=address))
+                done += 1
+        took = time.monotonic() - began
+    ran = Counter(map(int, log.read_text().split()))
+    lost = items - len(results)
+    doubled = sum(1 for count in results.values() if count > 1)
+    again = sum(count - 1 for count in ran.values())
+    print(
+        f"{items} items, {done} brokers killed, seed {seed}, {took:.0f} s: "
+        f"{lost} lost, {doubled} results twice, {again} runs more than items"
+    )
+    return not lost and not doubled and done == kills
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        return not kill_brokers(Path(folder), options.kills, options.items, options.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
