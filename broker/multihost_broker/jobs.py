@@ -86,16 +86,6 @@ class Job:
         self.count = count
         return True
 
-    def claim(self, start: int, stop: int) -> list[tuple[Span, bool]]:
-        """Take what is ready of ``start .. stop``: (span, isolate) of each part."""
-        claimed = []
-        for queue in (self.ready, self.suspects):
-            for span in [span for span in queue if span.start < stop and start < span.stop]:
-                low, high = max(start, span.start), min(stop, span.stop)
-                claimed.append((span.sub(low, high), queue is self.suspects))
-        self.drop_ready(start, stop)
-        return claimed
-
     def put(self, span: Span, first: bool = False) -> None:
         """Make a span ready."""
         if first:
@@ -151,8 +141,10 @@ class Job:
         floor = 0 if self.opened.resumed else self.base
         return stop <= self.high and floor < attempt <= self.attempts
 
-    def drop_ready(self, start: int, stop: int) -> None:
-        """These items are not to run: they have an answer from elsewhere, or are not wanted."""
+    def take_out(self, start: int, stop: int) -> list[tuple[Span, bool]]:
+        """Take out what is ready of ``start .. stop``: it has an answer from elsewhere, is not wanted, or a worker
+        has it. (span, isolate) of each part."""
+        taken = []
         for queue in (self.ready, self.suspects):
             for _ in range(len(queue)):
                 span = queue.popleft()
@@ -165,6 +157,8 @@ class Job:
                 if high < span.stop:
                     queue.append(span.sub(high, span.stop))
                 self.ready_items -= high - low
+                taken.append((span.sub(low, high), queue is self.suspects))
+        return taken
 
     def done(self) -> bool:
         """Every item has an answer and no more will come."""

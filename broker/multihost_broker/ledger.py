@@ -5,7 +5,7 @@ from __future__ import annotations
 from multihost_broker.events import Action, Note, Peer, Send
 from multihost_broker.jobs import Job
 from multihost_broker.leases import Lease
-from multihost_broker.pools import Pool
+from multihost_broker.pools import Pool, Share
 from multihost_broker.scheduler import Scheduler
 from multihost_broker.sessions import Session, Sessions
 from multihost_common import messages as m
@@ -90,6 +90,21 @@ class Ledger:
         text = f"{worker.host or 'a worker'} was lost and may have begun it, and at_most_once is set"
         facts = m.Failed(reason=m.LOST, host=worker.host, text=text)
         self.fail(pool, job, lease.span.start, lease.span.stop, facts)
+
+    def withdraw(self, pool: Pool, job: Job, start: int, stop: int, kill: bool) -> list[Share]:
+        """Nobody is to run these items any more; the shares of the workers that had some of them."""
+        job.take_out(start, stop)
+        self.scheduler.unready(pool, job)
+        freed = []
+        for number in job.workers:
+            worker = self.sessions.by_number.get(number)
+            leases = worker.leases.get(job.number) if worker else None
+            taken = leases.take(start, stop) if leases else ()
+            if worker is not None and leases is not None and taken:
+                leases.share.hold(-sum(len(lease.span) for lease in taken))
+                self.tell(worker, m.Cancel(job.number, start, stop - start, kill))
+                freed.append(leases.share)
+        return freed
 
     def settle(self, pool: Pool, job: Job) -> None:
         """If every item has its answer, say so and forget the job; not while its producer may still say that

@@ -154,7 +154,7 @@ class Producers:
         for start, count in rows:
             stop = min(start + count, job.fed)
             if start < stop:
-                freed += self._withdraw(pool, job, start, stop, kill=False)
+                freed += self._ledger.withdraw(pool, job, start, stop, kill=False)
                 job.answered.add(start, stop)
         for share in freed:
             self._scheduler.refill(share)
@@ -182,23 +182,8 @@ class Producers:
         start, stop = cancel.start, min(cancel.start + cancel.count, job.fed)
         if start >= stop:
             return
-        freed = self._withdraw(pool, job, start, stop, cancel.kill)
+        freed = self._ledger.withdraw(pool, job, start, stop, cancel.kill)
         self._ledger.fail(pool, job, start, stop, m.Failed(reason=m.CANCELLED, text="it was cancelled"))
         for share in freed:
             self._scheduler.refill(share)
         self._ledger.settle(pool, job)
-
-    def _withdraw(self, pool: Pool, job: Job, start: int, stop: int, kill: bool) -> list[Share]:
-        """Nobody is to run these items any more; the shares of the workers that had some of them."""
-        job.drop_ready(start, stop)
-        self._scheduler.unready(pool, job)
-        freed = []
-        for number in job.workers:
-            worker = self._ledger.sessions.by_number.get(number)
-            leases = worker.leases.get(job.number) if worker else None
-            taken = leases.take(start, stop) if leases else ()
-            if worker is not None and leases is not None and taken:
-                leases.share.hold(-sum(len(lease.span) for lease in taken))
-                self._ledger.tell(worker, m.Cancel(job.number, start, stop - start, kill))
-                freed.append(leases.share)
-        return freed

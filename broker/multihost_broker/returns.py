@@ -128,9 +128,8 @@ class Returns:
                 self._adopt(worker, pool, job)
             if job.opened.at_most_once:
                 # Those that were not run yet cannot be told from those that were.
-                for span in (*job.ready, *job.suspects):
+                for span, _ in job.take_out(0, job.fed):
                     job.lost.add(span.start, span.stop)
-                job.drop_ready(0, job.fed)
         lost, job.lost = job.lost, Answered()
         for start, stop in lost.ranges():
             text = "the broker was lost, and it may have been begun, and at_most_once is set"

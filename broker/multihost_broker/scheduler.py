@@ -218,7 +218,7 @@ class Scheduler:
         """Lease to the worker what is ready of ``start .. stop``, which it has already; those parts."""
         worker = share.worker
         adopted = []
-        for span, isolate in job.claim(start, stop):
+        for span, isolate in job.take_out(start, stop):
             if job.number not in worker.leases:
                 worker.leases[job.number] = Leases(job, share)
             worker.leases[job.number].add(Lease(span, attempt, isolate, self.now))

@@ -174,7 +174,9 @@ class Workers:
         fresh = job.answered.add(start, stop)
         if fresh:
             if count != result.count:
-                self._forestall(pool, job, worker, start, stop)
+                # From a worker whose lease had been given up: nobody else needs to run it.
+                for share in self._ledger.withdraw(pool, job, start, stop, kill=True):
+                    self._scheduler.refill(share)
             if job.deaths:
                 for low, high in fresh:
                     job.forget_deaths(low, high)
@@ -183,19 +185,6 @@ class Workers:
             self._ledger.settle(pool, job)
         if leases is not None:
             self._scheduler.refill(leases.share)
-
-    def _forestall(self, pool: Pool, job: Job, teller: Session, start: int, stop: int) -> None:
-        """A result came from a worker whose lease had been given up: nobody else needs to run it."""
-        job.drop_ready(start, stop)
-        self._scheduler.unready(pool, job)
-        for number in list(job.workers):
-            worker = self._ledger.sessions.by_number.get(number)
-            leases = worker.leases.get(job.number) if worker is not teller and worker else None
-            taken = leases.take(start, stop) if leases else ()
-            if worker is not None and leases is not None and taken:
-                leases.share.hold(-sum(len(lease.span) for lease in taken))
-                self._ledger.tell(worker, m.Cancel(job.number, start, stop - start, True))
-                self._scheduler.refill(leases.share)
 
     def _on_died(self, worker: Session, died: m.Died) -> None:
         """A child died of one item: only that item is charged with it."""

@@ -110,13 +110,10 @@ class RemoteEngine(Driver):
 
     def _send(self, message: m.Message) -> None:
         # What is not sent is stated anew when the broker is back.
-        if self._session.up:
-            try:
-                self._session.dealer.send(message)
-            except BrokerLostError:
-                return
-            except ProtocolError as error:
-                self._unsendable(message, error)
+        try:
+            self._session.send(message)
+        except ProtocolError as error:
+            self._unsendable(message, error)
 
     def _unsendable(self, message: m.Message, error: ProtocolError) -> None:
         """Only the job that this message is of cannot go on."""

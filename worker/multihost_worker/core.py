@@ -210,18 +210,17 @@ class Core:
 
     def _on_open_pool(self, opened: m.OpenPool) -> None:
         known = self.pools.get(opened.pool)
-        if known is not None and known.broken:
-            # What was said before may have been lost.
-            self.books.send(m.PoolBroken(known.number, known.broken))
-        if known is not None:
-            # It was being closed, perhaps, and is wanted again.
-            known.closing = False
-            self.books.ask_for(opened.setup, opened.code)
         if known is None:
             self.pools[opened.pool] = ChildPool(opened)
             self.books.blobs.use(opened.setup)
             self.books.blobs.use(opened.code)
-            self.books.ask_for(opened.setup, opened.code)
+        else:
+            # It was being closed, perhaps, and is wanted again.
+            known.closing = False
+            if known.broken:
+                # What was said before may have been lost.
+                self.books.send(m.PoolBroken(known.number, known.broken))
+        self.books.ask_for(opened.setup, opened.code)
 
     def _on_grant(self, grant: m.Grant) -> None:
         pool = self.pools.get(grant.pool)
