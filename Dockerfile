@@ -4,7 +4,7 @@ FROM python:${PYTHON}-slim
 
 # A fixed uid, so that the keys (0600) in the shared volume are readable in every container.
 RUN useradd --create-home --uid 10001 multihost \
-    && install -d -m 0700 -o multihost -g multihost /keys
+    && install -d -m 0700 -o multihost -g multihost /keys /journal
 
 WORKDIR /opt/multihost
 COPY pyproject.toml README.md LICENSE ./
@@ -16,7 +16,7 @@ RUN pip install --no-cache-dir --root-user-action=ignore .
 COPY examples examples
 
 USER multihost
-ENV MULTIHOST_KEYS=/keys PYTHONUNBUFFERED=1
+ENV MULTIHOST_KEYS=/keys MULTIHOST_JOURNAL=/journal PYTHONUNBUFFERED=1
 EXPOSE 5555
 ENTRYPOINT ["multihost"]
 CMD ["--help"]

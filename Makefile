@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: format lint types test bench simulate soak
+.PHONY: format lint types test bench simulate rules soak
 
 format:
 	$(BIN)ruff check --fix .
@@ -25,6 +25,13 @@ bench:
 
 simulate:
 	$(PYTHON) -m tests.simulation --seeds 0:100000
+	$(PYTHON) -m tests.simulation --seeds 0:100000 --detached
+
+rules:
+	MULTIHOST_RULES=30000 $(PYTHON) -m pytest tests/test_rules.py
 
 soak:
-	$(PYTHON) tests/soak.py --kills 100 --items 100000
+	$(PYTHON) -m tests.soaks kills
+	$(PYTHON) -m tests.soaks churn
+	$(PYTHON) -m tests.soaks steady
+	$(PYTHON) -m tests.soaks detached

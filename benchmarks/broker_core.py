@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from time import perf_counter
 
-from multihost_broker.core import Core
+from multihost_broker.core import Core, CoreConfig
 from multihost_broker.events import Received, Send, Tick
 from multihost_common import messages as m
 from multihost_common.blocks import Frame, pack_lengths
@@ -32,7 +32,8 @@ class Broker:
     """The core, its queue of leases to answer, and the time spent in it."""
 
     def __init__(self) -> None:
-        self.core = Core()
+        # As a broker has it: what is fed is counted.
+        self.core = Core(CoreConfig(max_memory=1 << 36))
         self.now = 100.0
         self.seconds = 0.0
         self.bytes_out = 0

@@ -10,9 +10,11 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from random import Random
 
+import history
 import workload
 
 import multihost
@@ -168,6 +170,51 @@ def long_items() -> None:
         pool.map(
             workload.hold, [(f"{folder()}/begun-{number}", f"{folder()}/never") for number in range(4)], 1
         )
+
+
+def square_after(job: tuple[int, float]) -> int:
+    time.sleep(job[1])
+    return job[0] * job[0]
+
+
+def with_history() -> None:
+    """Maps of all kinds for ``CASE_SECONDS``; what was handed in and what came back is written down."""
+    random = Random(os.environ["CASE_SEED"])
+    writer = history.Writer(os.environ["CASE_HISTORY"])
+    until = time.monotonic() + float(os.environ["CASE_SECONDS"])
+    item = 0
+    with Pool() as pool:
+        while time.monotonic() < until:
+            items = list(range(item, item + random.choice([1, 20, 200])))
+            item = items[-1] + 1
+            jobs = [(each, random.choice([0.0, 0.001, 0.02])) for each in items]
+            for each in items:
+                writer.write("call", each)
+            way = random.choice(["map", "imap", "apply"])
+            if way == "map":
+                answers: Iterable[int] = pool.map(square_after, jobs, random.choice([1, 7, None]))
+            elif way == "imap":
+                answers = pool.imap(square_after, jobs)
+            else:
+                answers = [each.get() for each in [pool.apply_async(square_after, (job,)) for job in jobs]]
+            for each, answer in zip(items, answers, strict=True):
+                writer.write("answer", each, answer)
+    writer.write("end")
+
+
+def large(item: int) -> bytes:
+    return bytes([item % 256]) * (256 << 10)
+
+
+def slow_consumer() -> None:
+    """Takes results out slowly, while they are made fast: 500 MiB of them."""
+    with Pool() as pool:
+        for number, result in enumerate(pool.imap(large, range(2000))):
+            assert result[0] == number % 256
+            if number % 10 == 0:
+                say(f"taken {number}")
+                time.sleep(0.05)
+    say("complete")
 
 
 def patient() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from simulation.children import VirtualChildren
 from simulation.invariants import agent_is_empty, audit, broker_is_empty
+from simulation.journals import VirtualJournal
 from simulation.processes import VirtualChild, VirtualRun
 
 from multihost_broker import core as broker
@@ -151,10 +152,13 @@ class Host(VirtualChildren):
 class Cluster:
     """Broker core, hosts, one producer, and the time."""
 
-    def __init__(self, latency: float = 0.0001) -> None:
+    def __init__(self, latency: float = 0.0001, audited: bool = False) -> None:
         self.now = 100.0
         self.latency = latency
         self.core = broker.Core()
+        self.journal = VirtualJournal()
+        #: Seconds until what is written is durable.
+        self.disk = 0.002
         self.hosts: dict[str, Host] = {}
         self.inbox: list[m.Message] = []
         self.notes: list[str] = []
@@ -168,7 +172,7 @@ class Cluster:
         self.lost: Callable[[str, m.Message], bool] = lambda peer, message: False
         #: Called with what the producer gets.
         self.heard: Callable[[m.Message], None] = self.inbox.append
-        self.audited = False
+        self.audited = audited
         self.producer_lives = True
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
@@ -205,11 +209,20 @@ class Cluster:
         self.after(self.latency, lambda: self.tell_broker(be.Received(peer, role, message)))
 
     def tell_broker(self, event: be.Event) -> None:
-        for action in self.core.handle(event, self.now):
+        self._carry_out(self.core.handle(event, self.now))
+
+    def _carry_out(self, actions: Sequence[be.Action]) -> None:
+        core = self.core
+        for action in actions:
             if isinstance(action, be.Send):
                 self._deliver(str(action.peer), m.decode(m.encode(action.message)))
             elif isinstance(action, be.Note):
                 self.notes.append(action.text)
+            elif isinstance(action, be.Write):
+                self.journal.write(action)
+                self.after(self.disk, partial(self._sync, core))
+            elif isinstance(action, be.Read):
+                self.after(self.disk, partial(self._read, core, action))
         if self.audited:
             audit(self.core)
         deadline = self.core.deadline()
@@ -219,6 +232,23 @@ class Cluster:
     def _tick(self, due: float) -> None:
         if self.core.deadline() == due:
             self.tell_broker(be.Tick())
+
+    def _sync(self, core: broker.Core) -> None:
+        if core is self.core and self.journal.pending:
+            self.tell_broker(self.journal.sync())
+
+    def _read(self, core: broker.Core, action: be.Read) -> None:
+        if core is self.core:
+            self.tell_broker(self.journal.read(action))
+
+    def restart(self) -> None:
+        """The broker is killed, and another one begins with its journal; everybody dials anew."""
+        self.journal.crash()
+        epoch = self.core.config.epoch + 1000
+        self.core = broker.Core(broker.CoreConfig(epoch=epoch, last_ticket=self.journal.last))
+        self._carry_out(self.core.restore(self.journal.load(), self.now))
+        for host in self.hosts.values():
+            host.refused("E_HELLO")
 
     def _deliver(self, peer: str, message: m.Message) -> None:
         if peer == "producer":

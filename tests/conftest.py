@@ -11,8 +11,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -20,6 +21,9 @@ import pytest
 from multihost.engine import close_engines
 from multihost.executor import Executor
 from multihost.pool import Pool
+
+if TYPE_CHECKING:
+    from sites import Site
 
 #: Seconds that processes and threads have to end after the last test.
 GRACE_SECONDS = 5.0
@@ -45,6 +49,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "address" in metafunc.fixturenames:
         local = metafunc.definition.get_closest_marker("local") is not None
         metafunc.parametrize("address", ["local"] if local else ["local", "cluster"], indirect=True)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A broker that this process uses, and that a test may end and start again."""
+    from sites import Site
+
+    with ExitStack() as stack:
+        made = Site(tmp_path / "keys", stack)
+        for name, value in made.broker.settings().items():
+            monkeypatch.setenv(name, value)
+        yield made
+        close_engines()
 
 
 @pytest.fixture(scope="session")

@@ -371,6 +371,12 @@ def touch_and_wait(here: str, go: str) -> str:
     return "went"
 
 
+def size_once_there(job: tuple[str, bytes]) -> int:
+    path, data = job
+    wait_for_file(path)
+    return len(data)
+
+
 def size_after_nap(data: bytes) -> int:
     time.sleep(0.001)
     return len(data)
@@ -398,3 +404,35 @@ def short_unless_odd(item: int) -> int:
     if item % 2:
         raise ValueError(item)
     return item
+
+
+def die_while_there(job: tuple[str, int]) -> int:
+    """Ends its process as long as the file is there."""
+    path, item = job
+    if Path(path).exists():
+        os.kill(os.getpid(), 9)
+    return item
+
+
+def touch_and_wait_for(here: str, go: str) -> str:
+    return touch_and_wait(here, go) if here else "went"
+
+
+def remembered_and_pid(_: object) -> tuple[Any, int]:
+    return _remembered, os.getpid()
+
+
+def same_after_nap(job: tuple[Any, float]) -> Any:
+    item, seconds = job
+    if seconds:
+        time.sleep(seconds)
+    return item
+
+
+def large_after_go(job: tuple[str, int, int]) -> bytes:
+    """So many bytes, once told to end; notes that the item ran."""
+    folder, item, size = job
+    append_line((str(Path(folder) / "log"), item))
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.01)
+    return bytes([item]) * size

@@ -184,6 +184,7 @@ def test_a_worker_registers_again_with_a_broker_that_was_started_again(keys: Pat
         assert w.process.poll() is None
 
 
+@pytest.mark.long
 def test_a_frozen_broker_is_dialled_anew(keys: Path) -> None:
     with broker(keys) as b, worker(b) as w:
         b.signal(signal.SIGSTOP)
@@ -194,6 +195,7 @@ def test_a_frozen_broker_is_dialled_anew(keys: Path) -> None:
             until(lambda: admin.ask("health")["workers"] == 1, "the old session is forgotten")
 
 
+@pytest.mark.long
 def test_a_frozen_worker_is_given_up_and_comes_back(keys: Path) -> None:
     with broker(keys) as b, worker(b) as w, peer(b, "admin") as admin:
         w.signal(signal.SIGSTOP)

@@ -24,6 +24,7 @@ from multihost_broker import server
 from multihost_broker.zap import Zap
 from multihost_common import messages as m
 from multihost_common.auth import secure_client
+from multihost_common.blobs import digest_of
 from multihost_common.blocks import pack_lengths
 from multihost_common.errors import EX_CANTCREAT, EX_CONFIG, AuthError, MultihostError
 from multihost_common.keys import find_token, make_token
@@ -294,7 +295,7 @@ class Poison:
 def test_the_broker_unpickles_nothing(running: Broker, admin: Peer, tmp_path: Path) -> None:
     poison = pickle.dumps(Poison(tmp_path / "touched"))
     block = (pack_lengths([len(poison)]), poison)
-    digest = b"p" * 32
+    digest = digest_of(poison)
     with peer(running, "worker") as worker, peer(running, "producer") as producer:
         producer.send(
             m.Blob(digest, (poison,)),

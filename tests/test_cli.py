@@ -23,6 +23,7 @@ from multihost.commands.group import COMMANDS, cli
 from multihost.commands.shared import size
 from multihost_common import __version__
 from multihost_common import messages as m
+from multihost_common.blobs import digest_of
 from multihost_common.errors import (
     EX_CONFIG,
     EX_NOPERM,
@@ -79,7 +80,9 @@ def test_every_command_has_help(name: str) -> None:
     assert well(command(name, "-h")) == text
 
 
-@pytest.mark.parametrize("name", ["broker", "worker", "status", "health"])
+@pytest.mark.parametrize(
+    "name", ["broker", "worker", "status", "health", "submit", "jobs", "result", "cancel", "drain"]
+)
 def test_every_option_that_is_set_once_has_a_variable(name: str) -> None:
     found = cli.get_command(click.Context(cli), name)
     assert found is not None
@@ -195,9 +198,9 @@ def test_status(running: Broker) -> None:
         peer(running, "producer", name="script.py") as producer,
     ):
         producer.send(
-            m.Blob(b"s" * 32, (b"x",)),
-            m.OpenPool(1, 2, b"s" * 32, name="my pool"),
-            m.OpenJob(1, 1, b"s" * 32, name="work"),
+            m.Blob(digest_of(b"x"), (b"x",)),
+            m.OpenPool(1, 2, digest_of(b"x"), name="my pool"),
+            m.OpenJob(1, 1, digest_of(b"x"), name="work"),
             m.Feed(1, 0, 1, 1, (b"\1\0\0\0", b"x")),
             m.EndJob(1, 1),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +116,22 @@ def test_three_healthy_workers_and_one_published_port(project: Project) -> None:
         assert len(published) == (1 if service(container) == "broker" else 0)
 
 
-def test_keys_are_private_and_nobody_is_root(project: Project) -> None:
-    listing = project.run("exec", "-T", "broker", "sh", "-c", "id -u; stat -c '%a %n' /keys /keys/*.*")
-    uid, directory, *files = listing.splitlines()
+@pytest.mark.parametrize(("directory", "least"), [("/keys", 4), ("/journal", 1)])
+def test_keys_and_journal_are_private_and_nobody_is_root(
+    project: Project, directory: str, least: int
+) -> None:
+    look = f"id -u; stat -c '%a %n' {directory} {directory}/*.*"
+    uid, mode, *files = project.run("exec", "-T", "broker", "sh", "-c", look).splitlines()
     assert uid != "0"
-    assert directory == "700 /keys"
-    assert len(files) >= 4 and all(line.startswith("600 ") for line in files)
+    assert mode == f"700 {directory}"
+    assert len(files) >= least and all(line.startswith("600 ") for line in files)
 
 
-def test_census_while_a_worker_is_killed_and_one_is_added(project: Project) -> None:
-    job = project.start("run", "--rm", "-T", "producer", "examples/census.py", "--check", "--rounds", "8")
+def census_while(project: Project, rounds: int, happens: Callable[[], None]) -> None:
+    """Run the census in a container, and let something happen in the middle of it."""
+    job = project.start(
+        "run", "--rm", "-T", "producer", "examples/census.py", "--check", "--rounds", str(rounds)
+    )
     try:
         assert job.stdout is not None
         seen = []
@@ -133,17 +139,38 @@ def test_census_while_a_worker_is_killed_and_one_is_added(project: Project) -> N
             seen.append(line)
             if " files, " in line:
                 break
-        victim = project.workers()[0]["Id"]
-        docker("kill", victim)
-        project.run("up", "--detach", "--no-recreate", "--scale", "worker=4", "broker", "worker")
+        happens()
+        assert job.poll() is None, "it was over too soon: give it more rounds"
         rest, _ = job.communicate(timeout=120)
     finally:
         job.kill()
-        job.wait()
+        job.communicate()
     output = "".join(seen) + rest
     assert job.returncode == 0, output
     assert "check: equal to a plain loop" in output
+
+
+def test_census_while_a_worker_is_killed_and_one_is_added(project: Project) -> None:
+    def happens() -> None:
+        docker("kill", project.workers()[0]["Id"])
+        project.run("up", "--detach", "--no-recreate", "--scale", "worker=4", "broker", "worker")
+
+    census_while(project, 2, happens)
     assert len(project.status()["workers"]) >= 3
+
+
+def test_census_while_all_containers_are_replaced(project: Project) -> None:
+    """As `up` does it when there is a new image."""
+    before = {each["Id"] for each in project.containers()}
+
+    def happens() -> None:
+        replace = ["up", "--detach", "--force-recreate", "--no-deps"]
+        project.run(*replace, "--scale", "worker=3", "worker")
+        project.run(*replace, "broker")
+
+    census_while(project, 3, happens)
+    assert not before & {each["Id"] for each in project.containers() if each["State"]["Running"]}
+    assert len(project.status()["workers"]) == 3
 
 
 def test_the_profile_runs_the_census(project: Project) -> None:

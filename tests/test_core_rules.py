@@ -17,9 +17,7 @@ from multihost_worker import events as ae
 
 @pytest.fixture
 def cluster() -> Cluster:
-    made = Cluster()
-    made.audited = True
-    return made
+    return Cluster(audited=True)
 
 
 def held(cluster: Cluster, host: str) -> int:

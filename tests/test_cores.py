@@ -10,7 +10,7 @@ from multihost_common import messages as m
 from multihost_worker import events as ae
 
 #: Results of a millisecond each that a child may hold back between two messages.
-HELD = 30
+HELD = 60
 
 
 @pytest.fixture

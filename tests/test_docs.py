@@ -118,8 +118,8 @@ def test_commands_and_options_in_the_documents_exist(page: Path) -> None:
     for name, rest in shown:
         command = importlib.import_module(f"multihost.commands.{name}").command
         words = rest.split(".py")[0].split()
-        if isinstance(command, click.Group):
+        if isinstance(command, click.Group) and words:
             command = command.commands[words[0]]
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
         for option in words:
             assert option in known or not option.startswith("-"), f"{page.name}: multihost {name} {option}"

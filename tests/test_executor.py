@@ -131,6 +131,8 @@ def test_cancel_of_what_has_not_begun(make_executor: MakeExecutor, tmp_path: Pat
     assert waiting.cancel() and waiting.cancelled() and told == [waiting]
     done = concurrent.futures.wait([waiting], 60).done
     assert done == {waiting}
+    # What is asked for later comes later: by now the process knows that it is not to begin.
+    assert make_executor(1).submit(square, 3).result(60) == 9
     release.touch()
     assert running.result(60) > 0
     assert executor.submit(square, 2).result(60) == 4
@@ -313,6 +315,8 @@ def test_shutdown_with_cancel_futures(make_executor: MakeExecutor, tmp_path: Pat
     for name in "ab":
         wait_for(str(tmp_path / name))
     executor.shutdown(wait=False, cancel_futures=True)
+    # It goes the way that the cancellations went, behind them: once it has its result, the host has heard of them.
+    make_executor(1).submit(pid).result(60)
     release.touch()
     executor.shutdown()
     assert all(future.result(0) > 0 for future in running)

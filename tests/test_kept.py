@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulation.producers import Engine
 
-from multihost.driver import digest_of
 from multihost.engine import PoolSpec
-from multihost.jobs import Options, StreamJob, Task
+from multihost.jobs import Options, Task
 from multihost.kept import Kept
+from multihost.streams import StreamJob
+from multihost_common.blobs import digest_of
 from multihost_common.blocks import pack_lengths
 from multihost_common.messages import Cancel, EndJob, Feed, Message, OpenJob, OpenPool, Restated, Result
 

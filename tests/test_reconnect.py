@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import shells
+from sites import PATIENCE, Site, runs, until_some
 from tasks import double, nap, note_and_nap, pid_after_nap, touch_and_wait
 
 from multihost.engine import close_engines
@@ -22,36 +22,6 @@ from multihost.remote import RemoteEngine
 from multihost.results import AsyncResult
 from multihost_broker.returns import GRACE
 from multihost_common.errors import BrokerLostError, WorkerLostError
-
-#: Seconds that a test may wait for anything, on a busy machine.
-PATIENCE = 60.0
-
-
-class Site:
-    """A broker that can be ended and started again at the same address, and its workers."""
-
-    def __init__(self, keys: Path, stack: ExitStack) -> None:
-        self._stack = stack
-        self._keys = keys
-        self.broker = self._stack.enter_context(shells.broker(keys))
-        self.address = self.broker.address
-        self.workers: list[shells.Shell] = []
-
-    def worker(self, slots: int = 2, *options: object) -> shells.Shell:
-        worker = self._stack.enter_context(shells.worker(self.broker, "-c", slots, *options))
-        self.workers.append(worker)
-        return worker
-
-    def end(self, number: int = signal.SIGKILL) -> None:
-        self.broker.signal(number)
-        self.broker.wait()
-
-    def start(self) -> None:
-        self.broker = self._stack.enter_context(shells.broker(self._keys, bind=self.address))
-
-    def restart(self, number: int = signal.SIGKILL) -> None:
-        self.end(number)
-        self.start()
 
 
 @pytest.fixture
@@ -67,18 +37,6 @@ def pool(site: Site) -> Iterator[Pool]:
     site.worker()
     with Pool(address=site.address) as made:
         yield made
-
-
-def runs(path: Path) -> Counter[int]:
-    """How often each item was run."""
-    return Counter(map(int, path.read_text().split()))
-
-
-def until_some(path: Path, count: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists() or len(path.read_text().split()) < count:
-        assert time.monotonic() < deadline, "the work does not begin"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -234,6 +192,7 @@ def test_what_a_worker_has_is_not_given_to_others_before_it_is_back(
     assert set(runs(log).values()) == {1}
 
 
+@pytest.mark.long
 def test_what_a_worker_holds_that_does_not_come_back_is_run_elsewhere(
     site: Site, pool: Pool, tmp_path: Path
 ) -> None:

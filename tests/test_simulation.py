@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 import simulation
 from simulation.__main__ import main
+from simulation.detached import ELSEWHERE, DetachedSchedule
+from simulation.house import PLANTED_IN_THE_HOUSE
 from simulation.known import KNOWN, known
 from simulation.planted import PLANTED, planted
 from simulation.schedule import Schedule, Verdict
-from simulation.strikes import GENTLE, PARTINGS, VIOLENT
+from simulation.strikes import GENTLE, JOURNALED, PARTINGS, VIOLENT
 
 #: Schedules of each run of the tests; ``python -m tests.simulation --seeds 0:100000`` runs more.
-SEEDS = range(2000)
-PARTING_SEEDS = range(1000)
+SEEDS = range(1600)
+PARTING_SEEDS = range(500)
+DETACHED_SEEDS = range(1000)
 
 #: Within so many schedules a planted fault is found.
 FOUND_WITHIN = 2000
@@ -46,8 +49,11 @@ STATES = (
     "lease from within a chunk",
     "lease of a suspect",
     "lease was not named",
+    "input is stated anew",
     "lost on the way",
+    "producer goes on",
     "producer has come again",
+    "producer waits",
     "result after a death",
     "result that nobody needed",
     "run given to a dead child",
@@ -57,13 +63,37 @@ STATES = (
     "Revoke",
 )
 
+#: The same for detached jobs.
+DETACHED_STATES = (
+    "answer: CancelledError",
+    "answer: RemoteError",
+    "answer: TimeoutError",
+    "answer: WorkerLostError",
+    "denied: E_FULL",
+    "denied: E_STATE",
+    "failed: died",
+    "failed: timeout",
+    "lease of a suspect",
+    "lost on the way",
+    "result after a death",
+    "result that nobody needed",
+)
+
 FOLDER = Path(simulation.__path__[0])
 
 
-def failing_seeds() -> list[tuple[int, bool]]:
-    """(seed, careless) of schedules that showed a fault once."""
+def failing_seeds() -> list[tuple[int, str]]:
+    """(seed, kind of schedule) of schedules that showed a fault once."""
     lines = [line.partition("#")[0].split() for line in (FOLDER / "seeds.txt").read_text().splitlines()]
-    return [(int(words[0]), "careless" in words) for words in lines if words]
+    return [(int(words[0]), " ".join(words[1:])) for words in lines if words]
+
+
+def occurred(verdicts: list[Verdict]) -> Counter[str]:
+    """How often each fault and each state occurred."""
+    counts: Counter[str] = Counter()
+    for each in verdicts:
+        counts.update(each.counts)
+    return counts
 
 
 @pytest.fixture(scope="module")
@@ -83,17 +113,35 @@ def test_whatever_happens_nothing_is_lost_and_nobody_waits_for_ever(verdicts: li
 
 
 def test_every_fault_and_every_state_that_matters_occurred(verdicts: list[Verdict]) -> None:
-    counts: Counter[str] = Counter()
-    for each in verdicts:
-        counts.update(each.counts)
+    counts = occurred(verdicts)
     wanted = [*STATES, *(f"fault: {name}" for name in (*VIOLENT, *GENTLE))]
     assert [name for name in wanted if not counts[name]] == []
 
 
-@pytest.mark.parametrize(("seed", "careless"), failing_seeds())
-def test_schedules_that_once_failed(seed: int, careless: bool) -> None:
-    violation = Schedule(seed, careless=careless).run().violation
+@pytest.mark.parametrize(("seed", "kind"), failing_seeds())
+def test_schedules_that_once_failed(seed: int, kind: str) -> None:
+    careless = kind == "careless"
+    made = DetachedSchedule(seed) if kind == "detached" else Schedule(seed, careless=careless)
+    violation = made.run().violation
     assert not violation or known(violation, careless), violation
+
+
+@pytest.fixture(scope="module")
+def detached_verdicts() -> list[Verdict]:
+    return [DetachedSchedule(seed).run() for seed in DETACHED_SEEDS]
+
+
+def test_what_is_stored_is_never_lost(detached_verdicts: list[Verdict]) -> None:
+    violations = [(each.seed, each.violation) for each in detached_verdicts if each.violation]
+    assert [each for each in violations if not known(each[1])] == []
+
+
+def test_every_fault_and_every_state_that_matters_to_detached_jobs_occurred(
+    detached_verdicts: list[Verdict],
+) -> None:
+    counts = occurred(detached_verdicts)
+    wanted = [*DETACHED_STATES, *(f"fault: {name}" for name in (*JOURNALED, *ELSEWHERE))]
+    assert [name for name in wanted if not counts[name]] == []
 
 
 def test_a_known_fault_is_there_still() -> None:
@@ -114,13 +162,25 @@ def test_a_planted_fault_is_found(name: str) -> None:
     pytest.fail(f"{FOUND_WITHIN} schedules did not find it")
 
 
-def test_a_seed_is_one_schedule_in_every_process() -> None:
+@pytest.mark.long
+@pytest.mark.parametrize("name", PLANTED_IN_THE_HOUSE)
+def test_a_fault_planted_in_the_house_is_found(name: str) -> None:
+    for seed in range(FOUND_WITHIN):
+        with planted(name):
+            violation = DetachedSchedule(seed).run().violation
+        if violation and DetachedSchedule(seed).run().violation != violation:
+            return
+    pytest.fail(f"{FOUND_WITHIN} schedules did not find it")
+
+
+@pytest.mark.parametrize("kind", [[], ["--detached"]])
+def test_a_seed_is_one_schedule_in_every_process(kind: list[str]) -> None:
     """Whatever the hashes of strings are."""
     folders = [str(FOLDER.parent), *sys.path]
     outputs = []
     for hashes in ("1", "2"):
         run = subprocess.run(
-            [sys.executable, "-m", "simulation", "--seeds", "0:40", "--trace"],
+            [sys.executable, "-m", "simulation", "--seeds", "0:40", "--trace", *kind],
             env={**os.environ, "PYTHONHASHSEED": hashes, "PYTHONPATH": os.pathsep.join(folders)},
             capture_output=True,
             text=True,

@@ -17,6 +17,7 @@ from strangers import closes, nobody, plain_zmq, silent, talker, web
 from multihost_common import messages as m
 from multihost_common import probe as p
 from multihost_common.auth import MAX_FRAME
+from multihost_common.blobs import digest_of
 from multihost_common.errors import (
     AuthError,
     BrokerLostError,
@@ -140,7 +141,7 @@ def test_an_expired_token_is_refused_by_the_broker_too(tmp_path: Path) -> None:
         ("worker", {}, "a worker token does not make a producer"),
         ("metrics", {}, "a metrics token may not send Hello"),
         ("producer", {"kind": "worker"}, "a producer token does not make a worker"),
-        ("producer", {"protocol": 999}, "speaks protocol 999, the broker 2: install the same"),
+        ("producer", {"protocol": 999}, "speaks protocol 999, the broker 3: install the same"),
         ("producer", {"python": "2.7"}, r"runs Python 2\.7, this cluster runs 3\.\d+: .* use the same"),
     ],
 )
@@ -188,8 +189,10 @@ def test_frames_of_all_sizes_pass_unchanged(running: Broker) -> None:
     with peer(running, "producer") as producer:
         for size in (0, 1, 65_535, 65_536, 1 << 22):
             content = os.urandom(size)
-            producer.send(m.Blob(b"d" * 32, (content,)))
+            producer.send(m.Blob(digest_of(content), (content,)))
             assert producer.ask("health")["ok"]
+        producer.send(m.Blob(digest_of(b"one thing"), (b"another",)))
+        assert producer.refused() == "E_FIELD"
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,25 @@
 It is composed of :mod:`sessions` (who is here), :mod:`pools` and :mod:`scheduler` (who works for whom),
 :mod:`jobs` and :mod:`leases` (which item is where), :mod:`blobs` (content by digest), all of it held by
 :mod:`ledger`. What producers say is answered in :mod:`producers`, what workers say in :mod:`workers`,
-what both say when they come back in :mod:`returns`; this file is the door, who comes and goes, and the
-time.
+what both say when they come back in :mod:`returns`, what becomes of jobs that outlive their submitter in
+:mod:`detached`; this file is the door, who comes and goes, and the time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from multihost_broker.events import Action, Drop, Event, Gone, Peer, Received, Tick
-from multihost_broker.ledger import INFO, Ledger
+from multihost_broker.detached.archive import Archive
+from multihost_broker.detached.deposits import Deposits
+from multihost_broker.detached.fetches import Fetches
+from multihost_broker.detached.orders import Orders
+from multihost_broker.detached.recovery import Recovery
+from multihost_broker.events import INFO, Action, Drop, Event, Gone, Peer, Received, Records, Synced, Tick
+from multihost_broker.journal.records import Record
+from multihost_broker.ledger import Ledger
 from multihost_broker.producers import Producers
 from multihost_broker.returns import Returns
 from multihost_broker.sessions import HEARTBEAT, Session
@@ -32,8 +38,14 @@ class CoreConfig:
     epoch: int = 1
     #: Largest frame the sockets take, bytes.
     max_frame: int = 1 << 32
+    #: The journal's last ticket.
+    last_ticket: int = 0
+    #: Wall clock minus the core's time, seconds.
+    wall: float = 0.0
     #: Python minor version that peers must have, "3.11"; the first peer's if empty.
     python: str = ""
+    #: Bytes of producers' input that are here at once; 0: not bounded.
+    max_memory: int = 0
 
 
 class Core:
@@ -42,7 +54,7 @@ class Core:
     def __init__(self, config: CoreConfig | None = None) -> None:
         self.config = config or CoreConfig()
         self.python = self.config.python
-        self.ledger = Ledger(self.config.epoch)
+        self.ledger = Ledger(self.config.epoch, self.config.max_memory)
         self.sessions = self.ledger.sessions
         self.scheduler = self.ledger.scheduler
         self.blobs = self.ledger.blobs
@@ -51,11 +63,16 @@ class Core:
         self._workers = Workers(self.ledger, self._announce)
         self._returns = Returns(self.ledger, self._workers.joined)
         self._producers = Producers(self.ledger, self._returns)
+        self.archive = Archive(self.ledger, self.config.last_ticket, self.config.wall)
+        self._recovery = Recovery(self.archive, self._returns)
+        self._orders = Orders(self.ledger, self.archive)
         self._next_beat = 0.0
         self._reactions: dict[type, Callable[[Session, Any], None]] = {
             **self._producers.reactions,
             **self._workers.reactions,
             **self._returns.reactions,
+            **Deposits(self.ledger, self.archive).reactions,
+            **Fetches(self.ledger, self.archive).reactions,
             m.Beat: self._on_beat,
             m.Bye: self._on_bye,
             m.Ask: self._on_ask,
@@ -74,18 +91,31 @@ class Core:
                 self.sessions.gone(session, now)
         elif type(event) is Tick:
             self._on_tick(now)
-        out, self.ledger.out = self.ledger.out, []
-        return out
+        elif type(event) is Synced:
+            self.archive.scribe.synced(event)
+        elif type(event) is Records:
+            self.archive.scribe.records(event)
+        if self.archive.stirred:
+            self.archive.pump()
+        return self.ledger.flush()
+
+    def restore(self, records: Iterable[tuple[int, Record]], now: float) -> list[Action]:
+        """What the journal has, before anything else; what is to be done about it."""
+        self.scheduler.now = now
+        self._recovery.restore(records)
+        return self.ledger.flush()
 
     def deadline(self) -> float | None:
         """When :class:`Tick` is due."""
         if not self.sessions.by_number:
-            return None
+            return self.archive.deadline()
         times = (
             self._next_beat,
             self.sessions.deadline(),
             self.scheduler.deadline(),
             self._returns.deadline(),
+            self.archive.deadline(),
+            self.ledger.memory.deadline(),
         )
         return min(at for at in times if at is not None)
 
@@ -137,6 +167,7 @@ class Core:
             self.sessions.heard(session, now)
         else:
             session = self.sessions.open(peer, hello, now)
+            session.role = role
             self._returns.began(session, hello, now)
             if hello.kind != m.ADMIN:
                 self.ledger.note(INFO, f"{hello.kind} {session.number} is here: {_name(session)}")
@@ -147,6 +178,7 @@ class Core:
         )
         if not fresh:
             self._returns.moved(session)
+            self.ledger.memory.back(session)
         elif hello.kind == m.WORKER and not session.returning:
             self._workers.joined(session)
 
@@ -177,6 +209,7 @@ class Core:
 
     def _announce(self) -> None:
         slots, workers = self._capacity()
+        self.archive.slots = max(1, slots)
         if workers and not slots:
             # The local worker has as many as are asked for: there is nothing to tell.
             return
@@ -188,11 +221,14 @@ class Core:
             self._end(session, f"has been silent for {now - session.heard:.0f} s")
         self.scheduler.call_back()
         self._returns.tick()
+        self.archive.tick()
+        self.ledger.memory.tick(now)
         if now < self._next_beat:
             return
         self._next_beat = now + HEARTBEAT
         for session in self.sessions.by_number.values():
             self.ledger.tell(session, m.Beat())
+        self._recovery.note(self._capacity()[1])
         for pool in self.pools.values():
             if pool.closing:
                 # What was said before may have been lost, or the answer to it.
@@ -224,12 +260,22 @@ class Core:
 
     def _on_ask(self, session: Session, ask: m.Ask) -> None:
         questions = {"status": status, "health": health}
+        verb = self._orders.verbs.get(ask.what)
+        if verb is not None:
+            self._order(session, ask, verb)
+            return
         if ask.what not in questions:
-            known = " or ".join(questions)
+            known = " or ".join([*questions, *self._orders.verbs])
             self.ledger.refuse(session.peer, "E_FIELD", f"there is no question {ask.what!r}: ask for {known}")
             return
         answer = json.dumps(questions[ask.what](self)).encode()
         self.ledger.tell(session, m.Answer(ask.what, (answer,)))
+
+    def _order(self, session: Session, ask: m.Ask, verb: Callable[[Session, m.Ask], None]) -> None:
+        if session.role in (m.PRODUCER, m.ADMIN):
+            verb(session, ask)
+        else:
+            self.ledger.refuse(session.peer, "E_ROLE", f"a {session.role} token may not ask for {ask.what}")
 
 
 def _name(session: Session) -> str:

@@ -18,7 +18,7 @@ class Job:
     ``suspects``), leased (the worker's books), answered."""
 
     __slots__ = (
-        "answered", "attempts", "base", "count", "deaths", "fed", "high", "lost", "number", "opened",
+        "answered", "attempts", "base", "count", "deaths", "dropped", "fed", "high", "lost", "number", "opened",
         "pace", "ready", "ready_items", "stale", "suspects", "waits", "workers",
     )  # fmt: skip
 
@@ -35,6 +35,8 @@ class Job:
         #: Items fed so far, and in all (-1: the input goes on).
         self.fed = 0
         self.count = -1
+        #: Input behind that was dropped, and is not stated anew yet.
+        self.dropped = False
         self.pace = Pace()
         #: The last lease's number; unless it is stated anew all of its own are above ``base``.
         self.attempts = self.base = base
@@ -111,20 +113,20 @@ class Job:
     def take(self, items: int) -> tuple[Span, bool]:
         """(span, isolate): about ``items`` ready items that lie together, at least a chunk. There are
         ready items."""
-        if self.suspects:
-            span = self.suspects.popleft()
-            self.ready_items -= len(span)
-            return span, True
+        isolate = bool(self.suspects)
+        span = self.suspects.popleft() if isolate else self._take_ready(items)
+        self.ready_items -= len(span)
+        # A suspect may be one of before this start of the broker, and not have been leased by it.
+        self.high = max(self.high, span.stop)
+        return span, isolate
+
+    def _take_ready(self, items: int) -> Span:
         span = self.ready[0]
         end = span.chunk_end(items)
         if end >= span.stop:
-            self.ready.popleft()
-        else:
-            self.ready[0] = span.sub(end, span.stop)
-            span = span.sub(span.start, end)
-        self.ready_items -= len(span)
-        self.high = max(self.high, end)
-        return span, False
+            return self.ready.popleft()
+        self.ready[0] = span.sub(end, span.stop)
+        return span.sub(span.start, end)
 
     def chunks(self) -> int:
         """About how many children could do something with what is ready."""

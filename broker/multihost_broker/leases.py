@@ -75,14 +75,18 @@ class Answered:
             found.append((at, stop))
         return found
 
-    def discard(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Take ``start .. stop`` out; the parts of it that were in."""
-        found = []
-        at = start
+    def within(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The parts of ``start .. stop`` that have an answer."""
+        found, at = [], start
         for low, high in [*self.missing(start, stop), (stop, stop)]:
             if at < low:
                 found.append((at, low))
             at = high
+        return found
+
+    def discard(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Take ``start .. stop`` out; the parts of it that were in."""
+        found = self.within(start, stop)
         for low, high in found:
             index = bisect_right(self._starts, low) - 1
             first, last = self._starts[index], self._stops[index]

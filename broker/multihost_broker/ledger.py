@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from multihost_broker.events import Action, Note, Peer, Send
 from multihost_broker.jobs import Job
 from multihost_broker.leases import Lease
+from multihost_broker.memory import Memory
 from multihost_broker.pools import Pool, Share
 from multihost_broker.scheduler import Scheduler
-from multihost_broker.sessions import Session, Sessions
+from multihost_broker.sessions import HOUSE, NUMBER, Session, Sessions
 from multihost_common import messages as m
 from multihost_common.blobs import Blobs
-
-INFO, WARNING = 20, 30
-
-#: A producer's own number of a pool or job is the lower half of the broker's.
-NUMBER = 0xFFFF_FFFF
 
 
 class Ledger:
     """The broker's state, and the steps that what producers say and what workers say have in common."""
 
-    def __init__(self, epoch: int = 0) -> None:
+    def __init__(self, epoch: int = 0, max_memory: int = 0) -> None:
         self.out: list[Action] = []
         self.sessions = Sessions(epoch & m.U32[1] or 1)
         self.blobs = Blobs()
+        self.memory = Memory(self.emit, self.find, max_memory)
         # A thousand attempts in each millisecond is more than any earlier start can have made.
-        self.scheduler = Scheduler(self._emit, self.blobs, attempts=epoch << 10)
+        self.scheduler = Scheduler(self.emit, self.blobs, attempts=epoch << 10)
         self.pools = self.scheduler.pools
         #: Job number -> its pool, for all open jobs.
         self.owners: dict[int, Pool] = {}
         #: Content that was named and is not here -> numbers of the pools that wait for it.
         self.awaited: dict[bytes, set[int]] = {}
+        #: Takes what the producer of a detached job would be told.
+        self.take_in: Callable[[Pool, m.Message], None] = lambda pool, message: None
 
-    def _emit(self, action: Action) -> None:
+    def emit(self, action: Action) -> None:
         self.out.append(action)
+
+    def flush(self) -> list[Action]:
+        """What is to be done by now."""
+        out, self.out = self.out, []
+        return out
 
     # -- saying ------------------------------------------------------------------------------------
 
@@ -41,10 +47,17 @@ class Ledger:
         """Send to this peer."""
         self.out.append(Send(session.peer, message))
 
+    def reach(self, session: Session, message: m.Message) -> None:
+        """Send to this peer, if it is still there: it was asked for some time ago."""
+        if session.number in self.sessions.by_number:
+            self.tell(session, message)
+
     def tell_owner(self, pool: Pool, message: m.Message) -> None:
         """Send to the pool's producer, if it is still there."""
         if pool.owner.number in self.sessions.by_number:
             self.out.append(Send(pool.owner.peer, message))
+        elif pool.owner.number == HOUSE:
+            self.take_in(pool, message)
 
     def refuse(self, peer: Peer, reason: str, text: str) -> None:
         """What the peer asked for is not done, and why."""
@@ -66,6 +79,13 @@ class Ledger:
 
     # -- jobs --------------------------------------------------------------------------------------
 
+    def open_job(self, pool: Pool, opened: m.OpenJob) -> Job:
+        """A new job of the pool; ``opened`` has the broker's own numbers."""
+        job = pool.jobs[opened.job] = Job(opened.job, opened, self.scheduler.attempts)
+        self.owners[opened.job] = pool
+        self.use(pool, opened.function, opened.code)
+        return job
+
     def find(self, number: int) -> tuple[Pool, Job] | None:
         """The open job of this number, and its pool."""
         pool = self.owners.get(number)
@@ -74,13 +94,15 @@ class Ledger:
     def fail(self, pool: Pool, job: Job, start: int, stop: int, facts: m.Failed) -> None:
         """These items get no result, but these facts; those that have an answer keep it."""
         for low, high in job.answered.add(start, stop):
-            self.tell_owner(
-                pool,
-                m.Failed(
-                    job.number & NUMBER, low, high - low, facts.reason, job.deaths.pop(low, 0), facts.host,
-                    facts.pid, facts.signal, facts.exitcode, facts.rss, facts.oom, facts.text,
-                ),
-            )  # fmt: skip
+            # Several blocks together may be more than one message can name.
+            for at in range(low, high, m.COUNT[1]):
+                self.tell_owner(
+                    pool,
+                    m.Failed(
+                        job.number & NUMBER, at, min(high - at, m.COUNT[1]), facts.reason, job.deaths.pop(at, 0),
+                        facts.host, facts.pid, facts.signal, facts.exitcode, facts.rss, facts.oom, facts.text,
+                    ),
+                )  # fmt: skip
 
     def lose(self, worker: Session, pool: Pool, job: Job, lease: Lease) -> None:
         """Nobody knows what became of this lease."""
@@ -135,6 +157,13 @@ class Ledger:
 
     # -- pools -------------------------------------------------------------------------------------
 
+    def open_pool(self, owner: Session, opened: m.OpenPool) -> Pool:
+        """A new pool; ``opened`` has the broker's own number of it."""
+        pool = self.pools[opened.pool] = Pool(opened.pool, owner, opened)
+        owner.pools.add(opened.pool)
+        self.use(pool, opened.setup, opened.code)
+        return pool
+
     def close_pool(self, pool: Pool, kill: bool) -> None:
         """Close the pool when its last job ends, or now (``kill``)."""
         pool.kill = pool.kill or kill
@@ -173,5 +202,7 @@ class Ledger:
             self.awaited[digest].discard(pool.number)
             if not self.awaited[digest]:
                 del self.awaited[digest]
-        self.tell_owner(pool, m.PoolClosed(pool.number & NUMBER))
+        if pool.owner.stated is None or pool.number in pool.owner.stated:
+            # Else its producer has just come back, and would take this for the end of the pool that it states anew.
+            self.tell_owner(pool, m.PoolClosed(pool.number & NUMBER))
         self.scheduler.remove(pool)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from multihost_broker.jobs import Job
-from multihost_broker.ledger import NUMBER, Ledger
+from multihost_broker.ledger import Ledger
 from multihost_broker.pools import Pool, Share
 from multihost_broker.returns import Returns
-from multihost_broker.sessions import Session
+from multihost_broker.sessions import NUMBER, Session
 from multihost_common import messages as m
 from multihost_common.blocks import Block
 from multihost_common.tables import unpack_rows
@@ -37,6 +37,7 @@ class Producers:
         """The session is over: what it had is freed, and its work is cancelled."""
         for number in list(producer.pools):
             self._ledger.close_pool(self._ledger.pools[number], kill=True)
+        self._ledger.memory.ended(producer)
 
     # -- content -----------------------------------------------------------------------------------
 
@@ -67,9 +68,7 @@ class Producers:
             ledger.refuse(producer.peer, "E_STATE", f"pool {opened.pool} is open already")
             return
         opened.pool = number
-        pool = ledger.pools[number] = Pool(number, producer, opened)
-        producer.pools.add(number)
-        ledger.use(pool, opened.setup, opened.code)
+        pool = ledger.open_pool(producer, opened)
         if opened.eager:
             self._open_eagerly(pool)
 
@@ -91,7 +90,9 @@ class Producers:
             self._scheduler.open_eagerly(pool, worker)
 
     def _on_close_pool(self, producer: Session, close: m.ClosePool) -> None:
-        pool = self._ledger.pools.get(producer.number << 32 | close.pool)
+        number = producer.number << 32 | close.pool
+        self._returns.states(producer, number)
+        pool = self._ledger.pools.get(number)
         if pool is None or close.pool > NUMBER:
             self._ledger.tell(producer, m.PoolClosed(close.pool))
         else:
@@ -111,10 +112,13 @@ class Producers:
             return
         stated = self._returns.states(producer, number)
         known = ledger.find(number)
-        if stated and known is not None:
+        if known is not None and (stated or opened.resumed):
+            # That input of it was dropped may have been told just when all of it was stated anyhow.
             known[1].opened.resumed = True
-            # Not to be handed out before it is known which answers were lost.
-            known[0].pending.pop(number, None)
+            known[1].dropped = False
+            if stated:
+                # Not to be handed out before it is known which answers were lost.
+                known[0].pending.pop(number, None)
             return
         if pool is None or pool.closing or number in ledger.owners:
             ledger.refuse(producer.peer, "E_STATE", f"job {opened.job} cannot be opened: its pool is not")
@@ -123,17 +127,21 @@ class Producers:
             ledger.tell(producer, m.PoolBroken(opened.pool, pool.broken))
             return
         opened.job, opened.pool = number, pool.number
-        job = pool.jobs[number] = Job(number, opened, self._scheduler.attempts)
-        job.waits = opened.resumed and stated
-        ledger.owners[number] = pool
-        ledger.use(pool, opened.function, opened.code)
+        ledger.open_job(pool, opened).waits = opened.resumed and stated
 
     def _on_feed(self, producer: Session, feed: m.Feed) -> None:
         found = self._find(producer, feed.job)
         if found is None:
             return
         pool, job = found
-        block = Block(feed.start, feed.count, feed.chunksize, feed.frames)
+        memory = self._ledger.memory
+        if memory.limit:
+            block = memory.take(producer, job, feed, self._scheduler.now)
+            if block is None:
+                self._drop(producer, job, feed)
+                return
+        else:
+            block = Block(feed.start, feed.count, feed.chunksize, feed.frames)
         wrong = block.check()
         if wrong:
             self._ledger.refuse(producer.peer, "E_FIELD", wrong)
@@ -141,6 +149,17 @@ class Producers:
             self._ledger.refuse(producer.peer, "E_STATE", f"job {feed.job} continues at item {job.fed}")
         else:
             self._scheduler.ready(pool, job)
+
+    def _drop(self, producer: Session, job: Job, feed: m.Feed) -> None:
+        """There is no room for it: the producer has it still, and what comes behind it cannot be taken either."""
+        if not (job.waits and job.opened.at_most_once):
+            self._ledger.memory.drop(producer, job, self._scheduler.now)
+            return
+        # An earlier start of the broker may have had it run: it is not to be taken later, as if it were new.
+        block = Block(feed.start, feed.count, feed.chunksize, feed.frames)
+        if not block.check() and job.refeed(block):
+            for span, _ in job.take_out(block.start, block.start + block.count):
+                job.lost.add(span.start, span.stop)
 
     def _on_known(self, producer: Session, known: m.Known) -> None:
         found, rows = self._find(producer, known.job), unpack_rows(known.frames[0], 2)
@@ -165,6 +184,9 @@ class Producers:
         if found is None:
             return
         pool, job = found
+        if job.dropped:
+            # It is said again, behind the input that is missing.
+            return
         if not job.end(end.count):
             text = f"job {end.job} has {job.fed} items, not {end.count}"
             self._ledger.refuse(producer.peer, "E_STATE", text)

@@ -100,8 +100,16 @@ class Returns:
             if not pools.isdisjoint(producer.pools):
                 # What was sent when it was asked for may have been lost.
                 self._ledger.tell(producer, m.Need(digest))
+        self.await_workers(producer)
+
+    def await_workers(self, producer: Session) -> None:
+        """The producer has stated all of its jobs: they run when the workers are back that it knew of."""
         self._waiting[producer.number] = producer
         self._release()
+
+    def awaits(self, producer: Session) -> bool:
+        """Do its jobs wait for workers?"""
+        return producer.number in self._waiting
 
     def _release(self) -> None:
         """Let the jobs run whose workers are back."""
@@ -109,7 +117,7 @@ class Returns:
             return
         workers = self._ledger.sessions.of_kind(m.WORKER)
         back = sum(each.former > 0 and each.claims_until is not None for each in workers)
-        over = self._grace_until is None or self._scheduler.now >= self._grace_until
+        over = self._grace_until is not None and self._scheduler.now >= self._grace_until
         for producer in list(self._waiting.values()):
             if not over and back < producer.workers:
                 continue
@@ -188,7 +196,7 @@ class Returns:
     def _adopt(self, worker: Session, pool: Pool, job: Job) -> None:
         """Lease to the worker what it has of the job already, as far as nobody else has it."""
         claimed = worker.claims.items.pop(job.number, None)
-        if claimed is None or worker.draining:
+        if claimed is None:
             return
         share = self._scheduler.regain(pool, worker, worker.claims.pools.get(pool.number, 0))
         held = worker.leases.get(job.number)

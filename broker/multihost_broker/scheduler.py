@@ -19,7 +19,7 @@ from multihost_broker.leases import Lease, Leases
 from multihost_broker.pools import Pool, Share
 from multihost_broker.sessions import Session
 from multihost_common.blobs import Blobs
-from multihost_common.messages import Blob, Grant, Message, Revoke
+from multihost_common.messages import COUNT, Blob, Grant, Message, Revoke
 from multihost_common.messages import Lease as LeaseMessage
 
 #: Seconds of work a child has waiting at most, so that it never waits for the network. It gets more
@@ -37,6 +37,9 @@ REVOKE_INTERVAL = 0.005
 
 #: Workers looked at to find one that has much to hand back.
 SAMPLE = 32
+
+#: Contents that are not here any more and that a worker is remembered to have been sent, about.
+MOST_SENT = 1024
 
 #: Slots that are wanted at once at most, so that what they are wanted for need not be counted further.
 MOST_WANTED = 1 << 16
@@ -72,7 +75,7 @@ class Scheduler:
 
     def open_eagerly(self, pool: Pool, worker: Session) -> None:
         """Grant at once all slots that the pool may have."""
-        if not self.missing(pool.opened.setup, pool.opened.code):
+        if pool.may_grow() and not self.missing(pool.opened.setup, pool.opened.code):
             self._grant(pool, worker, min(worker.free, pool.opened.limit - pool.granted))
 
     def leave(self, worker: Session) -> list[tuple[Pool, Job, Lease]]:
@@ -253,6 +256,8 @@ class Scheduler:
             if content is not None and digest not in worker.digests:
                 worker.digests.add(digest)
                 self.send(worker, Blob(digest, (content,)))
+        if len(worker.digests) > MOST_SENT + 2 * len(self._blobs):
+            worker.digests = {each for each in worker.digests if each in self._blobs}
 
     def missing(self, *digests: bytes) -> bool:
         """Is one of these contents not here?"""
@@ -285,7 +290,7 @@ class Scheduler:
             richest.barren = True
             pool.revoke_at = self.now + REVOKE_INTERVAL
             self._due[pool.number] = pool
-            self.send(richest.worker, Revoke(pool.number, (most + 1) // 2))
+            self.send(richest.worker, Revoke(pool.number, min((most + 1) // 2, COUNT[1])))
 
     def deadline(self) -> float | None:
         """When work is to be called back."""

@@ -7,6 +7,7 @@ import logging
 import resource
 import signal
 import socket as sockets
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,17 +18,21 @@ import zmq
 
 from multihost_broker.config import AddressInUseError, Config
 from multihost_broker.core import Core, CoreConfig
-from multihost_broker.events import Event, Gone, Note, Received, Send, Tick
+from multihost_broker.events import Action, Event, Gone, Note, Read, Received, Send, Tick, Write
+from multihost_broker.journal.keeper import Keeper
 from multihost_broker.zap import Zap, prove_closed
 from multihost_common.allocator import keep_freed_memory
 from multihost_common.auth import MAX_FRAME, secure_server, unlimited
+from multihost_common.blobs import digest_of
 from multihost_common.errors import ConfigError, ProtocolError
 from multihost_common.keys import make_keys
+from multihost_common.memory import available_memory
 from multihost_common.messages import (
     ADMIN,
     PRODUCER,
     TEXT,
     WORKER,
+    Blob,
     Bye,
     Hello,
     Refused,
@@ -51,6 +56,9 @@ log = logging.getLogger("multihost.broker")
 #: Messages taken before everything else gets its turn.
 BATCH = 1000
 
+#: Messages of one peer that have come and have not been heard.
+UNHEARD = 1000
+
 #: Versions before this one could be stopped by a peer that has no key.
 OLDEST_LIBZMQ = (4, 3, 5)
 
@@ -62,6 +70,9 @@ STRANGERS = {
 
 #: File descriptors a broker may have: each connection takes one, and the usual limit is 1024.
 DESCRIPTORS = 65_536
+
+#: Seconds that a thread may keep Python's lock while another one wants it.
+SWITCH = 0.0005
 
 Peer = bytes
 
@@ -144,11 +155,17 @@ class Server:
             raise ConfigError("this libzmq was built without CURVE; install pyzmq from its wheel")
 
     def _open(self) -> None:
+        port = _port(self.config.bind)
+        if port:
+            # Before it listens: a large journal takes its time, and who dials meanwhile is to try again.
+            self.keeper = Keeper(self.config, port)
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self.zap = Zap(self._context, self.keys.tokens)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         unlimited(self._socket)
+        # What a peer sends faster than it is heard waits with the peer, not in this process's memory.
+        self._socket.rcvhwm = UNHEARD
         secure_server(self._socket, self.keys.broker)
         self._socket.router_mandatory = True
         self._socket.router_handover = False
@@ -165,11 +182,27 @@ class Server:
         self.address = self._bind(check_address(self.config.bind))
         prove_closed(self._context, self.zap, _reachable(self.address), self.keys.broker)
         read_monitor(self._monitor)
-        # Rises from start to start, also on a host that has lost its disk.
-        self.core = Core(CoreConfig(epoch=time.time_ns() // 1_000_000, max_frame=MAX_FRAME))
+        if not port:
+            self.keeper = Keeper(self.config, _port(self.address))
+        self._begin()
         self._alarm = Alarm(self.core.deadline)
-        if self.config.python:
-            self.core.python = self.config.python
+
+    def _begin(self) -> None:
+        """Take up what the journal has."""
+        most = self.config.max_memory
+        self.core = Core(
+            CoreConfig(
+                epoch=self.keeper.epoch,
+                max_frame=MAX_FRAME,
+                max_memory=available_memory() // 2 if most is None else most,
+                python=self.config.python,
+                last_ticket=self.keeper.last,
+                wall=time.time() - time.monotonic(),
+            )
+        )
+        actions = self.core.restore(self.keeper.load(), time.monotonic())
+        self.keeper.start(self._wake)
+        self._carry_out(actions)
 
     def _bind(self, address: str) -> str:
         try:
@@ -219,10 +252,17 @@ class Server:
         finally:
             self.close()
 
+    def _wake(self) -> None:
+        """Have the loop take its next turn. Safe from any thread and from a signal handler."""
+        with suppress(OSError):
+            self._wake_write.send(b"w")
+
     def _read_wake(self) -> None:
         with suppress(BlockingIOError):
             while self._wake_read.recv(4096):
                 pass
+        for event in self.keeper.events():
+            self._tell(event)
 
     def _end_sessions(self) -> bool:
         """Of peers that have gone; were there any? Nothing waits: what a peer sent before it went has
@@ -269,6 +309,10 @@ class Server:
             return
         if type(message) is Hello:
             self._connections.book(peer, _descriptor(header))
+        elif type(message) is Blob and digest_of(message.frames[0]) != message.digest:
+            # Others will be given it by that name.
+            self._strike(peer, role, ProtocolError("E_FIELD", "that content has another digest"), header)
+            return
         self._tell(Received(peer, role, message))
 
     def _role(self, header: zmq.Frame) -> str | None:
@@ -296,11 +340,16 @@ class Server:
     # -- actions -------------------------------------------------------------------------------------
 
     def _tell(self, event: Event) -> None:
-        for action in self.core.handle(event, time.monotonic()):
+        self._carry_out(self.core.handle(event, time.monotonic()))
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
             if type(action) is Send:
                 self._send(action.peer, action.message)  # type: ignore[arg-type]
             elif type(action) is Note:
                 log.log(action.level, "%s", action.text)
+            elif type(action) is Write or type(action) is Read:
+                self.keeper.do(action)
             # There is nothing to do for Drop: the end of the connection is the peer's to make.
 
     def _send(self, peer: Peer, message: Any) -> None:
@@ -349,13 +398,22 @@ class Server:
     def stop(self) -> None:
         """End :meth:`run` soon. Safe from any thread and from a signal handler."""
         self._stopping = True
-        with suppress(OSError):
-            self._wake_write.send(b"s")
+        self._wake()
 
     def close(self) -> None:
-        """Let go of everything; what was sent last gets ``linger`` seconds to leave."""
+        """Let go of everything; what was sent last gets ``linger`` seconds to leave, what was written last is made
+        durable. Raises StoreError if that cannot be done."""
         if self._context.closed:
             return
+        try:
+            self._hang_up()
+        finally:
+            if hasattr(self, "keeper"):
+                self.keeper.close()
+            self._wake_read.close()
+            self._wake_write.close()
+
+    def _hang_up(self) -> None:
         linger = int(self.config.linger * 1000)
         if hasattr(self, "_monitor"):
             self._socket.disable_monitor()
@@ -366,13 +424,15 @@ class Server:
         if hasattr(self, "zap"):
             self.zap.close()
         self._context.term()
-        self._wake_read.close()
-        self._wake_write.close()
 
 
 def _descriptor(header: zmq.Frame) -> int:
     """The connection that a message came over."""
     return int(header.get(zmq.SRCFD))
+
+
+def _port(address: str) -> int:
+    return int(check_address(address).rpartition(":")[2])
 
 
 def _reachable(address: str) -> str:
@@ -384,6 +444,8 @@ def serve(config: Config) -> None:
     """Run a broker in this process until SIGTERM or SIGINT."""
     _allow_connections()
     keep_freed_memory()
+    # The journal's thread waits for Python's lock behind a busy loop.
+    sys.setswitchinterval(SWITCH)
     server = Server(config)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     wakeup = signal.set_wakeup_fd(server._wake_write.fileno(), warn_on_full_buffer=False)
@@ -407,7 +469,12 @@ def _allow_connections() -> None:
 
 
 def _announce(server: Server) -> None:
-    print(f"multihost broker listening on {server.address} (keys in {server.keys.directory})", flush=True)
+    journal = server.keeper.directory
+    print(
+        f"multihost broker listening on {server.address} (keys in {server.keys.directory}, "
+        f"{f'journal in {journal}' if journal else 'no journal'})",
+        flush=True,
+    )
 
 
 __all__ = ["Config", "Server", "serve"]

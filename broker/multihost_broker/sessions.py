@@ -23,6 +23,12 @@ LOST = 10.0
 PRODUCER_LOST = 60.0
 GONE = 3.0
 
+#: The part of a pool's or job's number that its producer has chosen; above it is its producer's session.
+NUMBER = 0xFFFF_FFFF
+
+#: The session whose pools are those of detached jobs; nobody connects as it.
+HOUSE = 0
+
 #: Slots of a worker that has no number of them: as many as the pools ask for.
 UNLIMITED = 1 << 30
 
@@ -44,13 +50,15 @@ class Session:
 
     __slots__ = (
         "claims", "claims_until", "client", "digests", "draining", "former", "free", "gone_at", "heard", "host", "kind",
-        "leases", "name", "number", "peer", "pid", "pools", "returning", "shares", "slots", "stated", "workers",
+        "leases", "name", "number", "peer", "pid", "pools", "returning", "role", "shares", "slots", "stated", "workers",
     )  # fmt: skip
 
     def __init__(self, number: int, peer: Peer, hello: Hello, now: float) -> None:
         self.number = number
         self.peer = peer
         self.kind = hello.kind
+        #: What its token allows.
+        self.role = hello.kind
         self.host = hello.host
         self.name = hello.name
         self.pid = hello.pid

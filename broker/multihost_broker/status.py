@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihost_broker.jobs import Job
 from multihost_broker.pools import Pool
-from multihost_broker.sessions import Session
+from multihost_broker.sessions import NUMBER, Session
 from multihost_common.messages import PRODUCER, WORKER
 
 if TYPE_CHECKING:
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 #: Jobs told of one pool: the oldest ones. How many there are is told too.
 MOST_JOBS = 100
-
-#: The lower half of a number is the producer's own.
-NUMBER = 0xFFFF_FFFF
 
 
 def health(core: Core) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from multihost_broker.events import WARNING
 from multihost_broker.jobs import MAX_DEATHS, Job
 from multihost_broker.leases import Leases
-from multihost_broker.ledger import NUMBER, WARNING, Ledger
+from multihost_broker.ledger import Ledger
 from multihost_broker.pools import Pool
-from multihost_broker.sessions import Session
+from multihost_broker.sessions import HOUSE, NUMBER, Session
 from multihost_common import messages as m
 from multihost_common.tables import unpack_rows
 
@@ -50,6 +51,9 @@ class Workers:
             self._ledger.lose(worker, pool, job, lease)
             touched[job.number] = (pool, job)
         for pool in pools:
+            for job in pool.jobs.values():
+                # It need not be told of its end.
+                job.workers.discard(worker.number)
             self._ledger.confirm(pool, worker)
         for pool, job in touched.values():
             self._scheduler.ready(pool, job)
@@ -203,8 +207,11 @@ class Workers:
                 text=died.text,
             )  # fmt: skip
             self._ledger.fail(pool, job, item, item + 1, facts)
+            job.deaths.pop(item, None)
             self._ledger.settle(pool, job)
         else:
+            if pool.owner.number == HOUSE:
+                self._ledger.take_in(pool, died)
             self._ledger.note(WARNING, f"item {item} of job {job.number} runs again: {died.text}")
             job.suspect(taken[0].span)
             self._scheduler.ready(pool, job)

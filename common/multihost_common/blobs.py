@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from multihost_common.blake2 import blake2b
 from multihost_common.blocks import Frame
+from multihost_common.schema import DIGEST
 
 #: Bytes of blobs kept that no open pool or job refers to, for the next one that does.
 UNUSED_BYTES = 64 << 20
+#: And how many of them: each script that comes and goes leaves some of its own.
+UNUSED = 256
+
+
+def digest_of(content: Frame) -> bytes:
+    """The digest by which content is known."""
+    return blake2b(content, digest_size=DIGEST).digest()
 
 
 class Blobs:
@@ -62,7 +71,7 @@ class Blobs:
         self._unused[digest] = size
         self._unused_bytes += size
         # The newest stays, however large: whoever put it there is about to use it.
-        while self._unused_bytes > self._limit and len(self._unused) > 1:
+        while (self._unused_bytes > self._limit or len(self._unused) > UNUSED) and len(self._unused) > 1:
             oldest, size = self._unused.popitem(last=False)
             self._unused_bytes -= size
             del self._content[oldest]

@@ -39,6 +39,9 @@ def _little(numbers: array[int]) -> array[int]:
     return numbers
 
 
+#: Items that a job has at most: their numbers travel as 64 bits.
+MOST_ITEMS = (1 << 64) - 1
+
 #: Fewer chunks than this are not rounded up: each may be long, and begin elsewhere meanwhile.
 FEW = 4
 
@@ -72,6 +75,8 @@ class Block:
             return "the lengths do not add up to the payload"
         if len(self.frames) > 2 and chunks != 1:
             return "a block with out-of-band buffers has one chunk"
+        if self.start + self.count > MOST_ITEMS:
+            return "items are numbered with 64 bits"
         return None
 
     def span(self) -> Span:

@@ -22,11 +22,12 @@ import os
 import sys
 import threading
 import weakref
-from hashlib import blake2b
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import cloudpickle  # type: ignore[import-untyped]
+
+from multihost_common.blake2 import blake2b
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,12 +15,14 @@ from typing import Any
 
 from multihost_common.blocks import Frame
 from multihost_common.errors import ProtocolError
-from multihost_common.schema import TABLE, TEXT, Message, run, schema
+from multihost_common.schema import TABLE, TEXT, Message, schema
+from multihost_common.structs import run
 
 #: Headers are small and flat; what is larger is not ours and is refused unparsed.
 MAX_HEADER_BYTES = 65_536
 
-#: More payload frames than this in one message are refused (a block with 60 buffers is plenty).
+#: More payload frames than this in one message are refused (a block with 60 buffers is plenty), but for one more
+#: where the header of another message is one of them.
 MAX_FRAMES = 64
 
 #: Payload of so many bytes in all travels inside the header: a frame of its own costs more than a copy.
@@ -108,7 +110,7 @@ def encode(msg: Message) -> list[Frame]:
 
 def decode(frames: Sequence[Frame]) -> Message:
     """The message in ``frames``. Raises ProtocolError unless it is exactly of the schema."""
-    if not 1 <= len(frames) <= MAX_FRAMES + 1:
+    if not 1 <= len(frames) <= MAX_FRAMES + 2:
         raise ProtocolError("E_FRAMES", f"{len(frames)} frames")
     if len(frames[0]) > MAX_HEADER_BYTES:
         raise ProtocolError("E_HEADER", f"a header of {len(frames[0])} bytes")

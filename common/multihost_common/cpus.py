@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+
+from multihost_common.cgroups import OWN, ROOT, group_folders, read_text
 
 #: Variables by which OpenMP and the BLAS libraries learn how many threads to start.
 _THREAD_VARIABLES = (
@@ -14,8 +15,6 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "BLIS_NUM_THREADS",
 )
-
-_CGROUPS = "/sys/fs/cgroup"
 
 
 def available_cpus() -> int:
@@ -30,49 +29,29 @@ def available_cpus() -> int:
     return max(1, cpus)
 
 
-def cpu_quota(root: str = _CGROUPS, own: str = "/proc/self/cgroup") -> float | None:
+def cpu_quota(root: str = ROOT, own: str = OWN) -> float | None:
     """The least quota of this process's control groups, in CPUs; None where there is none."""
-    found = []
-    for line in (_read(own) or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            found += _quotas(root, path, _quota_v2)
-        elif "cpu" in controllers.split(","):
-            found += _quotas(f"{root}/cpu", path, _quota_v1)
-    return min(found, default=None)
-
-
-def _quotas(root: str, path: str, read: Callable[[str], float | None]) -> list[float]:
-    """Quotas from the group up to the root: the tightest one holds. Inside of a container the path
-    of the host may not be there, but the root is then the container's own."""
-    names = [name for name in path.split("/") if name]
-    folders = ["/".join([root, *names[:depth]]) for depth in range(len(names) + 1)]
-    return [quota for folder in folders if (quota := read(folder)) is not None]
+    quotas = [
+        _quota_v2(folder) if version == 2 else _quota_v1(folder)
+        for version, folder in group_folders("cpu", root, own)
+    ]
+    return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def _quota_v2(folder: str) -> float | None:
-    quota, _, period = (_read(f"{folder}/cpu.max") or "max").partition(" ")
+    quota, _, period = (read_text(f"{folder}/cpu.max") or "max").partition(" ")
     return None if quota == "max" else _ratio(quota, period)
 
 
 def _quota_v1(folder: str) -> float | None:
-    quota = _read(f"{folder}/cpu.cfs_quota_us") or "-1"
-    return None if quota.startswith("-") else _ratio(quota, _read(f"{folder}/cpu.cfs_period_us"))
+    quota = read_text(f"{folder}/cpu.cfs_quota_us") or "-1"
+    return None if quota.startswith("-") else _ratio(quota, read_text(f"{folder}/cpu.cfs_period_us"))
 
 
 def _ratio(quota: str, period: str | None) -> float | None:
     try:
         return int(quota) / int(period or 0)
     except (ValueError, ZeroDivisionError):
-        return None
-
-
-def _read(path: str) -> str | None:
-    # Not by pathlib, whose import would be felt at the start of every script.
-    try:
-        with open(path) as file:
-            return file.read()
-    except (OSError, ValueError):
         return None
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EX_CANTCREAT",
     "EX_CONFIG",
+    "EX_DATAERR",
     "EX_IOERR",
     "EX_NOPERM",
     "EX_OK",
@@ -20,6 +21,7 @@ __all__ = [
     "BrokerLostError",
     "ConfigError",
     "HandshakeError",
+    "JobError",
     "MultihostError",
     "NoWorkersError",
     "ProtocolError",
@@ -29,6 +31,7 @@ __all__ = [
 
 EX_OK = 0
 EX_USAGE = 64
+EX_DATAERR = 65
 EX_UNAVAILABLE = 69
 EX_SOFTWARE = 70
 EX_CANTCREAT = 73
@@ -78,6 +81,12 @@ class BrokerLostError(MultihostError, ConnectionError):
     """No broker answers at the address, or it went away and did not come back in time."""
 
     exit_code = EX_UNAVAILABLE
+
+
+class JobError(MultihostError):
+    """There is no such detached job (any more), or what was asked of it is not done; the text says why."""
+
+    exit_code = EX_DATAERR
 
 
 class NoWorkersError(MultihostError):

@@ -14,19 +14,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from multihost_common.blake2 import blake2b
 from multihost_common.errors import ConfigError
 from multihost_common.messages import ADMIN, PRODUCER, WORKER
-
-if TYPE_CHECKING:
-    from hashlib import blake2b
-else:
-    # The C module itself: hashlib brings OpenSSL along, some 3 ms of what `multihost health` takes.
-    try:
-        from _blake2 import blake2b
-    except ImportError:
-        from hashlib import blake2b
 
 METRICS = "metrics"
 ROLES = (PRODUCER, WORKER, ADMIN, METRICS)
@@ -89,10 +81,18 @@ class Token(NamedTuple):
 def default_directory() -> Path:
     """``$MULTIHOST_KEYS``, else ``multihost/keys`` under ``$XDG_STATE_HOME`` or ``~/.local/state``."""
     given = os.environ.get("MULTIHOST_KEYS")
-    if given:
-        return Path(given)
+    return Path(given) if given else _own_directory() / "keys"
+
+
+def state_directory(keys: Path | None = None) -> Path:
+    """Where a broker keeps what it has to know again: in its ``keys`` if they were chosen, else beside them."""
+    given = keys or os.environ.get("MULTIHOST_KEYS")
+    return Path(given) if given else _own_directory()
+
+
+def _own_directory() -> Path:
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "multihost" / "keys"
+    return Path(state) / "multihost"
 
 
 # -- lines -------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ class Keys(NamedTuple):
 def make_keys(directory: str | os.PathLike[str] | None = None) -> Keys:
     """The keys in ``directory``; what is missing is made first."""
     path = Path(directory) if directory else default_directory()
-    _private_directory(path)
+    private_directory(path, "choose another directory with --keys")
     with _locked(path):
         if not (path / BROKER_KEY).exists():
             _write(path / BROKER_KEY, BrokerKey(*_keypair()).line())
@@ -278,7 +278,8 @@ def _new_token(broker: BrokerKey, role: str, name: str, expires: int) -> Token:
     return Token(role, name, broker.public, *_keypair(), expires)
 
 
-def _private_directory(path: Path) -> None:
+def private_directory(path: Path, advice: str) -> None:
+    """Make ``path`` unless it is there, for this user alone. ConfigError, with ``advice``, if that cannot be."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = path.stat()
@@ -287,7 +288,7 @@ def _private_directory(path: Path) -> None:
             path.chmod(0o700)
             info = path.stat()
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; choose another directory with --keys") from None
+        raise ConfigError(f"{path}: {error.strerror}; {advice}") from None
     if info.st_uid != os.geteuid():
         raise ConfigError(f"{path} belongs to uid {info.st_uid}; run: chown {os.geteuid()} {path}")
     if info.st_mode & 0o077:

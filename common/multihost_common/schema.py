@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import Field, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+from dataclasses import field
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+from multihost_common.structs import Struct, fields_of, struct
 
 U8 = (0, 0xFF)
 U32 = (0, 0xFFFF_FFFF)
@@ -51,9 +53,8 @@ def payload() -> Any:
     return field(default=(), repr=False, metadata={"kind": None})
 
 
-class Message:
-    """Base of all messages. What ``dataclass`` would write for each class is written here, once: it takes
-    a third of a millisecond a class, at the start of every process."""
+class Message(Struct):
+    """Base of all messages."""
 
     __slots__ = ()
 
@@ -62,47 +63,6 @@ class Message:
     #: (fewest, most) payload frames.
     carries: ClassVar[tuple[int, int]]
 
-    if not TYPE_CHECKING:
-
-        def __init__(self, *values: Any, **named: Any) -> None:
-            # The first of its class: from now on there is one with the fields as parameters.
-            type(self).__init__ = _initializer(type(self))
-            self.__init__(*values, **named)
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return all(getattr(self, each.name) == getattr(other, each.name) for each in _fields(self))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        shown = (f"{each.name}={getattr(self, each.name)!r}" for each in _fields(self) if each.repr)
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-
-def _initializer(cls: type[Message]) -> Callable[..., None]:
-    defaults = {f.name: f.default for f in _fields(cls)}
-    signature = "".join(f", {name}=defaults[{name!r}]" for name in defaults)
-    body = "; ".join(f"self.{name} = {name}" for name in defaults) or "pass"
-    written: Callable[..., None] = run(f"def __init__(self{signature}): {body}", defaults=defaults)[
-        "__init__"
-    ]
-    return written
-
-
-def run(source: str, **scope: Any) -> dict[str, Any]:
-    """What is defined once ``source`` has run in ``scope``.
-
-    Compiled first: to run a text itself makes CPython forget that it ends by Ctrl-C, if it does just then.
-    """
-    exec(compile(source, "<multihost>", "exec"), scope)  # noqa: S102
-    return scope
-
-
-def _fields(message: Message | type[Message]) -> tuple[Field[Any], ...]:
-    return fields(message)  # type: ignore[arg-type]
-
 
 @dataclass_transform(eq_default=False)
 def message(code: int, *senders: str, carries: tuple[int, int] = (0, 0)) -> Callable[[type[M]], type[M]]:
@@ -110,7 +70,7 @@ def message(code: int, *senders: str, carries: tuple[int, int] = (0, 0)) -> Call
     send it."""
 
     def enter(cls: type[M]) -> type[M]:
-        made = dataclass(slots=True, init=False, eq=False, repr=False)(cls)
+        made = struct(cls)
         made.opcode, made.senders, made.carries = code, frozenset(senders), carries
         TABLE[code] = made
         return made
@@ -127,7 +87,7 @@ def schema(cls: type[Message]) -> list[tuple[str, type, tuple[Any, Any] | None]]
     if known is None:
         known = [
             (f.name, f.metadata["kind"], f.metadata["bounds"])
-            for f in _fields(cls)
+            for f in fields_of(cls)
             if f.metadata["kind"] is not None
         ]
         _schemas[cls] = known

@@ -48,12 +48,15 @@ if TYPE_CHECKING:
 
     from multihost.context import cpu_count as cpu_count
     from multihost.context import get_context as get_context
+    from multihost.detached import DetachedResult as DetachedResult
+    from multihost.detached import detached_result as detached_result
     from multihost.executor import Executor as Executor
     from multihost.pool import Pool as Pool
     from multihost_common.errors import AuthError as AuthError
     from multihost_common.errors import BrokerLostError as BrokerLostError
     from multihost_common.errors import ConfigError as ConfigError
     from multihost_common.errors import HandshakeError as HandshakeError
+    from multihost_common.errors import JobError as JobError
     from multihost_common.errors import MultihostError as MultihostError
     from multihost_common.errors import NoWorkersError as NoWorkersError
     from multihost_common.errors import ProtocolError as ProtocolError
@@ -65,6 +68,7 @@ _ERRORS = (
     "BrokerLostError",
     "ConfigError",
     "HandshakeError",
+    "JobError",
     "MultihostError",
     "NoWorkersError",
     "ProtocolError",
@@ -74,9 +78,11 @@ _ERRORS = (
 
 #: Where the names live that are multihost's own.
 _HOMES = {
+    "DetachedResult": "multihost.detached",
     "Executor": "multihost.executor",
     "Pool": "multihost.pool",
     "cpu_count": "multihost.context",
+    "detached_result": "multihost.detached",
     "get_context": "multihost.context",
     **dict.fromkeys(_ERRORS, "multihost_common.errors"),
 }

@@ -10,23 +10,19 @@ import logging
 import sys
 import threading
 import time
-from hashlib import blake2b
 
 from multihost.engine import Completion, Job, PoolSpec
 from multihost.kept import Kept
 from multihost.loop import Loop
 from multihost_common import messages as m
+from multihost_common.blobs import digest_of
 from multihost_common.errors import MultihostError, NoWorkersError, RemoteError
+from multihost_common.tables import unpack_rows
 
 log = logging.getLogger("multihost")
 
 #: Seconds with work and no worker at all before a warning says so.
 NO_WORKERS_WARNING = 3.0
-
-
-def digest_of(content: bytes) -> bytes:
-    """Content digest by which blobs are known."""
-    return blake2b(content, digest_size=m.DIGEST).digest()
 
 
 class Driver(Loop):
@@ -61,6 +57,8 @@ class Driver(Loop):
         #: Pools whose initializer failed, and how.
         self.broken_pools: dict[int, BaseException] = {}
         self._idle_since: float | None = None
+        #: The broker has no room for more input now.
+        self._holding = False
 
     # -- for subclasses ----------------------------------------------------------------------------
 
@@ -146,6 +144,7 @@ class Driver(Loop):
                 self._calls.extend(job.abort(failure))
                 return
             self._jobs[job.id] = job
+            job.held = self._holding
             for message in job.open():
                 self._send(message)
             self._poked[job] = None
@@ -240,6 +239,8 @@ class Driver(Loop):
             self._calls.append(lambda: _show(message))
         elif isinstance(message, m.Need):
             self._give_blob(message.digest)
+        elif isinstance(message, m.Hold):
+            self._heed(message)
         elif isinstance(message, m.Refused):
             log.error("the broker refused: %s (%s)", message.text, message.reason)
 
@@ -262,17 +263,39 @@ class Driver(Loop):
         self._opened.pop(pool, None)
         self._closing_pools.pop(pool, None)
 
+    def _heed(self, hold: m.Hold) -> None:
+        """Feed nothing new until there is room at the broker; then first what it had none for."""
+        self._hold(hold.hold)
+        rows = unpack_rows(hold.frames[0], 2) if hold.frames else ()
+        for number, start in rows or ():
+            job = self._jobs.get(number)
+            if job is not None:
+                self._state(job, start)
+
+    def _hold(self, held: bool) -> None:
+        self._holding = held
+        for job in self._jobs.values():
+            job.held = held
+            if not held:
+                self._poked[job] = None
+
+    def _state(self, job: Job, start: int = 0) -> None:
+        """State the job anew, from this item on."""
+        for message in (*job.resume(), *self._cancelled.get(job.id, ())):
+            # What cannot be sent ends the job meanwhile.
+            if job.id not in self._jobs:
+                return
+            if type(message) is not m.Feed or message.start >= start:
+                self._send(message)
+
     def _restate(self) -> None:
         """State everything anew to a broker that may know all, some or nothing of it."""
+        self._hold(False)
         for number, opened in self._opened.items():
             if not self._closing_pools.get(number, False):
                 self._send(opened)
-        # A job of which something cannot be sent is aborted meanwhile.
         for job in list(self._jobs.values()):
-            for message in (*job.resume(), *self._cancelled.get(job.id, ())):
-                if job.id not in self._jobs:
-                    break
-                self._send(message)
+            self._state(job)
         for number, kill in self._closing_pools.items():
             self._send(m.ClosePool(number, kill))
         self._send(m.Restated())

@@ -85,6 +85,9 @@ class Job(Protocol):
         """The next Feed messages within the window, or EndJob, or nothing for now."""
         raise NotImplementedError
 
+    #: Set while nothing new is to be fed, since there is no room for it.
+    held: bool
+
     #: Set by an engine whose broker may have to be told again: see :meth:`resume`.
     kept: Kept | None
 

@@ -40,6 +40,16 @@ def load(message: Result, executor: bool = False) -> tuple[list[Any], bool]:
     return loaded, True
 
 
+def answers(message: Result | Failed, executor: bool = False, timeout: float = 0.0) -> tuple[list[Any], bool]:
+    """(values, failed) of what has come back: a value or a :class:`Raised` for each of its items. ``timeout``: of
+    the job, seconds."""
+    if type(message) is Result:
+        return load(message, executor)
+    assert type(message) is Failed
+    stop = message.start + message.count
+    return [raised(message, item, executor, timeout) for item in range(message.start, stop)], True
+
+
 def raised(message: Failed, item: int, executor: bool = False, timeout: float = 0.0) -> Raised:
     """The exception of an item that has no result of its own. ``timeout``: of the job, seconds."""
     return Raised(failure(message, item, executor, timeout), message.reason == CANCELLED)
@@ -76,6 +86,9 @@ def _timeout_text(message: Failed, item: int, timeout: float) -> str:
 
 
 def _lost_text(message: Failed, item: int) -> str:
+    if message.text and not message.host and not message.deaths:
+        # No process ended, or nobody knows of it.
+        return f"item {item} has no result: {message.text}"
     times = {0: "", 1: " once"}.get(message.deaths, f" {message.deaths} times")
     where = (
         f"pid {message.pid} on host {message.host}" if message.pid else f"host {message.host or 'unknown'}"

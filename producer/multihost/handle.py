@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import sys
@@ -15,29 +16,26 @@ from weakref import WeakKeyDictionary, WeakSet
 from multihost.engine import Engine, PoolSpec, get_engine, resolve_address
 from multihost.functions import call as call_function
 from multihost.iterators import Filler, IMapIterator, Inbox, Pulled
-from multihost.jobs import MapJob, Options, StreamJob, Task
+from multihost.jobs import MapJob, Options, Task
 from multihost.reduction import cacheable, dump_function, dump_item, renew
 from multihost.sources import Items, Receiver, Sink, Source
+from multihost.streams import StreamJob
+from multihost_common.blobs import digest_of
 from multihost_common.inherit import authkey, describe
-from multihost_common.messages import CALL_APPLY
+from multihost_common.messages import CALL_APPLY, SECONDS, U32
 
 #: Functions of apply and submit that a pool keeps open; the oldest idle one makes room.
 MAX_STREAMS = 64
 
 
-def digest(content: bytes) -> bytes:
-    """The name of a content: 32 bytes of BLAKE2b."""
-    from hashlib import blake2b
-
-    return blake2b(content, digest_size=32).digest()
-
-
 def make_options(timeout: float | None, retries: int, at_most_once: bool) -> Options:
     """Checked options of a pool."""
-    if timeout is not None and not timeout > 0:
-        raise ValueError("timeout must be a positive number of seconds, or None for no limit")
-    if retries < 0:
-        raise ValueError("retries must be 0 or more")
+    if timeout == math.inf:
+        timeout = None
+    if timeout is not None and not 0 < timeout <= SECONDS[1]:
+        raise ValueError(f"timeout must be a number of seconds, up to {SECONDS[1]:g}, or None for no limit")
+    if not 0 <= retries <= U32[1]:
+        raise ValueError(f"retries must be 0 or more, up to {U32[1]}")
     return Options(float(timeout or 0.0), int(retries), bool(at_most_once))
 
 
@@ -55,7 +53,9 @@ class PoolHandle:
         start_timeout: float | None = None,
         executor: bool = False,
     ) -> None:
-        self.local = not resolve_address(address)
+        #: Of the broker; empty: there is none.
+        self.address = resolve_address(address)
+        self.local = not self.address
         self.engine: Engine = get_engine(address)
         self.executor = executor
         self.pid = os.getpid()
@@ -67,7 +67,8 @@ class PoolHandle:
         self._iterators: WeakSet[IMapIterator] = WeakSet()
         # Reentrant: the garbage collector may close a pool in the middle of it.
         self._opening = threading.RLock()
-        spec = PoolSpec(
+        self.initializer = initializer
+        self.spec = PoolSpec(
             self.limit,
             self._setup(initializer, tuple(initargs), name),
             self._code(initializer),
@@ -76,7 +77,7 @@ class PoolHandle:
             name,
             start_timeout,
         )
-        self.number = self.engine.open_pool(spec)
+        self.number = self.engine.open_pool(self.spec)
 
     def _setup(
         self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], name: str
@@ -117,7 +118,7 @@ class PoolHandle:
             content = dump_function(function)
             code = self._code(about or function, content)
             name = getattr(function, "__qualname__", type(function).__qualname__)
-            known = Task(content, digest(content), code, digest(code) if code else b"", style, name)
+            known = Task(content, digest_of(content), code, digest_of(code) if code else b"", style, name)
             if kept:
                 self._tasks[function] = known
         return known if known.call == style else replace(known, call=style)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from os import getpid
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, overload
 
 from multihost.failures import Raised
 from multihost.handle import PoolHandle, make_options
@@ -16,7 +16,10 @@ from multihost.iterators import IMapIterator
 from multihost.jobs import Options
 from multihost.results import AsyncResult, MapResult
 from multihost.sources import Items
-from multihost_common.messages import CALL_MAP, CALL_STAR
+from multihost_common.messages import CALL_APPLY, CALL_MAP, CALL_STAR
+
+if TYPE_CHECKING:
+    from multihost.detached import DetachedResult
 
 R = TypeVar("R")
 
@@ -153,8 +156,15 @@ class Pool:
         kwds: Mapping[str, Any] | None = None,
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        detach: bool = False,
+        **job: Any,
     ) -> AsyncResult:
-        """Like :meth:`apply`, without waiting."""
+        """Like :meth:`apply`, without waiting. ``detach``: see :meth:`map_async`."""
+        if detach:
+            items = [(tuple(args), dict(kwds or {}))]
+            return self._detach(func, items, CALL_APPLY, 1, callback, error_callback, **job)
+        _check_undetached(job)
         if self._state != RUN or self._handle.pid != getpid():
             self._check_running()
         result = AsyncResult(self, self._engine, callback, error_callback)
@@ -185,6 +195,7 @@ class Pool:
         result: list[R] = _blocking(self._map_async(func, iterable, CALL_MAP, chunksize))
         return result
 
+    @overload
     def map_async(
         self,
         func: Callable[[Any], Any],
@@ -192,8 +203,44 @@ class Pool:
         chunksize: int | None = None,
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult:
-        """Like :meth:`map`, without waiting."""
+    ) -> MapResult: ...
+
+    @overload
+    def map_async(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        detach: Literal[True],
+        retention: float | None = None,
+        name: str | None = None,
+        key: str | bytes | None = None,
+    ) -> DetachedResult: ...
+
+    def map_async(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        detach: bool = False,
+        **job: Any,
+    ) -> MapResult | DetachedResult:
+        """Like :meth:`map`, without waiting.
+
+        ``detach``: the broker keeps the job on its disk, and it outlives this process. Returns a
+        :class:`~multihost.detached.DetachedResult` once all of the input is there. With it, and only then:
+        ``retention``, seconds that the job is kept after its end (a week); ``name``, for ``multihost jobs``; ``key``
+        (32 hexadecimal digits), under which it may have been handed in before, or in part: then the rest is.
+        """
+        if detach:
+            return self._detach(func, iterable, CALL_MAP, chunksize, callback, error_callback, **job)
+        _check_undetached(job)
         return self._map_async(func, iterable, CALL_MAP, chunksize, callback, error_callback)
 
     def starmap(
@@ -203,6 +250,7 @@ class Pool:
         result: list[R] = _blocking(self._map_async(func, iterable, CALL_STAR, chunksize))
         return result
 
+    @overload
     def starmap_async(
         self,
         func: Callable[..., Any],
@@ -210,8 +258,38 @@ class Pool:
         chunksize: int | None = None,
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult:
-        """Like :meth:`starmap`, without waiting."""
+    ) -> MapResult: ...
+
+    @overload
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        detach: Literal[True],
+        retention: float | None = None,
+        name: str | None = None,
+        key: str | bytes | None = None,
+    ) -> DetachedResult: ...
+
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        detach: bool = False,
+        **job: Any,
+    ) -> MapResult | DetachedResult:
+        """Like :meth:`starmap`, without waiting. ``detach``: see :meth:`map_async`."""
+        if detach:
+            return self._detach(func, iterable, CALL_STAR, chunksize, callback, error_callback, **job)
+        _check_undetached(job)
         return self._map_async(func, iterable, CALL_STAR, chunksize, callback, error_callback)
 
     def _map_async(
@@ -236,6 +314,28 @@ class Pool:
         job = self._handle.map(self._handle.task(func, style), source, result, self._options, chunksize)
         result._job = job
         self._engine.start(job)
+        return result
+
+    def _detach(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        style: int,
+        chunksize: int | None,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+        *,
+        retention: float | None = None,
+        name: str | None = None,
+        key: str | bytes | None = None,
+    ) -> DetachedResult:
+        from multihost.detached import submit
+
+        self._check_running()
+        if chunksize is not None:
+            _check_chunksize(chunksize)
+        result = submit(self._handle, func, style, iterable, self._options, chunksize, retention, name, key)
+        result.call_back(callback, error_callback)
         return result
 
     # -- iterators
@@ -353,6 +453,11 @@ class PoolView(Pool):
 def _check_chunksize(chunksize: int) -> None:
     if chunksize < 1:
         raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
+
+
+def _check_undetached(job: dict[str, Any]) -> None:
+    if job:
+        raise TypeError(f"{', '.join(sorted(job))}: only with detach=True")
 
 
 def _blocking(result: AsyncResult) -> Any:

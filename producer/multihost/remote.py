@@ -8,7 +8,6 @@ that is set, raise BrokerLostError in whatever is under way, and the next pool d
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import pickle
 import platform
@@ -16,18 +15,14 @@ import sys
 import time
 
 from multihost.driver import Driver
+from multihost.patience import Patience
 from multihost_common import messages as m
-from multihost_common.errors import BrokerLostError, ConfigError, MultihostError, ProtocolError
+from multihost_common.errors import MultihostError, ProtocolError
 from multihost_common.keys import find_token
 from multihost_common.session import Session
 
-log = logging.getLogger("multihost")
-
 #: Seconds to connect and be welcomed.
 HANDSHAKE_TIMEOUT = 5.0
-
-#: Name of the variable with the seconds that a broker may be away; without it, it may for ever.
-LOST_VARIABLE = "MULTIHOST_BROKER_LOST_AFTER"
 
 #: Seconds without a broker for which a pool whose work is done is joined, or an Executor shut down: its script
 #: has all it wants, and need not wait for a broker that may have been ended for good.
@@ -35,9 +30,6 @@ JOIN_PATIENCE = 5.0
 
 #: Seconds in which workers come back to a broker that was started anew.
 SETTLING = 10.0
-
-#: Seconds without a broker after which the log says so again.
-REMIND = 60.0
 
 #: Messages taken in one turn, before jobs may send again.
 BATCH = 256
@@ -52,9 +44,10 @@ class RemoteEngine(Driver):
     keeps = True
 
     def __init__(self, address: str) -> None:
-        self._lost_after = _patience()
+        self._broker_patience = Patience()
         super().__init__()
-        self._session = Session(address, find_token(m.PRODUCER, m.ADMIN), _hello(), self, self._waiter.watch)
+        token = find_token(m.PRODUCER, m.ADMIN)
+        self._session = Session(address, token, hello(m.PRODUCER), self, self._waiter.watch)
         try:
             welcome = self._session.handshake(HANDSHAKE_TIMEOUT)
         except BaseException:
@@ -63,7 +56,6 @@ class RemoteEngine(Driver):
         #: When all workers that come back to a broker have done so.
         self._settled_at = 0.0
         self._note(welcome)
-        self._remind_at = 0.0
         self._next_beat = time.monotonic() + self._heartbeat
         atexit.register(self.close)
         # Signs of life are due whether or not a caller waits.
@@ -89,7 +81,7 @@ class RemoteEngine(Driver):
 
     def welcomed(self, welcome: m.Welcome) -> None:
         """The broker is back, or another one is there in its place: hand in what has no result."""
-        log.warning("the broker at %s is back; going on", self._describe())
+        self._broker_patience.welcomed(self._describe())
         self._settled_at = time.monotonic() + SETTLING
         self._note(welcome)
         self._restate()
@@ -97,8 +89,7 @@ class RemoteEngine(Driver):
 
     def parted(self, why: str) -> None:
         """The connection is lost; the pools go on when there is another one."""
-        log.warning("lost the broker at %s (%s); trying again", self._describe(), why)
-        self._remind_at = self._session.down_since + REMIND
+        self._broker_patience.parted(self._describe(), why, self._session.down_since)
 
     heard = Driver._take
 
@@ -153,16 +144,10 @@ class RemoteEngine(Driver):
         session.send(m.Beat())
 
     def _be_patient(self, now: float) -> None:
-        away = now - self._session.down_since
-        if self._lost_after is not None and away > self._lost_after:
-            raise BrokerLostError(
-                f"lost the broker at {self._describe()} for more than {self._lost_after:g} s; run the work again"
-            )
-        if away > JOIN_PATIENCE:
+        since = self._session.down_since
+        self._broker_patience.check(self._describe(), since, now)
+        if now - since > JOIN_PATIENCE:
             self._let_go()
-        if now >= self._remind_at:
-            self._remind_at = now + REMIND
-            log.warning("no broker answers at %s for %.0f s; still trying", self._describe(), away)
 
     def _shut(self) -> None:
         if self._failure is None:
@@ -170,22 +155,10 @@ class RemoteEngine(Driver):
         self._session.close()
 
 
-def _patience() -> float | None:
-    text = os.environ.get(LOST_VARIABLE, "")
-    if not text:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise ConfigError(f"{LOST_VARIABLE} is {text!r}; set it to a positive number of seconds")
-    return seconds
-
-
-def _hello() -> m.Hello:
+def hello(kind: str) -> m.Hello:
+    """What this process says first to a broker, as a peer of this kind."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     name = os.path.basename(sys.argv[0] if sys.argv else "")[: m.NAME]
     return m.Hello(
-        m.PRODUCER, m.PROTOCOL_VERSION, python, pickle.HIGHEST_PROTOCOL, platform.node(), os.getpid(), 0, name
+        kind, m.PROTOCOL_VERSION, python, pickle.HIGHEST_PROTOCOL, platform.node(), os.getpid(), 0, name
     )

@@ -73,11 +73,11 @@ class AsyncResult(Completion):
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the call has ended, or for ``timeout`` seconds."""
         if not self.done:
-            self._engine.wait(self, timeout)
+            self._await(timeout)
 
     def get(self, timeout: float | None = None) -> Any:
         """The result; raises what the call raised, or multiprocessing.TimeoutError."""
-        if not self.done and not self._engine.wait(self, timeout):
+        if not self.done and not self._await(timeout):
             raise pool_timeout() if timeout is not None else closed_error()
         value = self._value
         if type(value) is Raised:
@@ -87,6 +87,9 @@ class AsyncResult(Completion):
                 # Without this the traceback would keep this frame, and it the error, alive.
                 del value, self
         return value
+
+    def _await(self, timeout: float | None) -> bool:
+        return self._engine.wait(self, timeout)
 
     def claim(self, item: int) -> bool:
         """Called when the call is about to be sent; not wanted after :meth:`_cancel`."""

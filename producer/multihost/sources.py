@@ -129,3 +129,10 @@ class Ranges:
         """The parts of ``0 .. stop`` that are not in it, without adding them."""
         edges = [0, *self._bounds, stop]
         return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
+
+
+def fresh_parts(answered: Ranges, start: int, values: list[Any]) -> list[tuple[int, list[Any]]]:
+    """(start, values) of those of ``values``, results from ``start`` on, whose items had none before; ``answered``
+    knows of them from now on."""
+    fresh = answered.add(start, start + len(values))
+    return [(a, values if b - a == len(values) else values[a - start : b - start]) for a, b in fresh]

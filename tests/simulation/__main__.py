@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from time import perf_counter
 
+from .detached import DetachedSchedule
+from .house import PLANTED_IN_THE_HOUSE
 from .known import KNOWN, known
 from .planted import PLANTED, planted
 from .schedule import Schedule, Verdict
-from .strikes import GENTLE, VIOLENT
+from .strikes import GENTLE, JOURNALED, VIOLENT
 
 #: Lines of a trace that are shown of a violation without ``--trace``.
 TAIL = 40
@@ -22,17 +24,22 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", default="0:1000", help="FIRST:END, or one seed (default: %(default)s)")
     parser.add_argument(
-        "--planted", default="", choices=sorted(PLANTED), help="put this fault into the cores"
+        "--planted",
+        default="",
+        choices=sorted({**PLANTED, **PLANTED_IN_THE_HOUSE}),
+        help="put this fault into the cores",
     )
+    parser.add_argument("--detached", action="store_true", help="schedules of detached jobs")
     parser.add_argument("--only", default="", help="comma-separated names: nothing else goes wrong")
     parser.add_argument("--careless", action="store_true", help="users cancel without a kill what never ends")
     parser.add_argument("--trace", action="store_true", help="show all that happened")
     parser.add_argument("--known", action="store_true", help="known faults of the cores are violations, too")
     parser.add_argument("--most", type=int, default=10, help="stop after so many violations")
     parsed = parser.parse_args(argv)
-    strange = set(filter(None, parsed.only.split(","))) - {*VIOLENT, *GENTLE}
+    strange = set(filter(None, parsed.only.split(","))) - {*VIOLENT, *GENTLE, *JOURNALED}
     if strange:
-        parser.error(f"there is no {', '.join(strange)}; there are: {', '.join((*VIOLENT, *GENTLE))}")
+        there = ", ".join((*VIOLENT, *GENTLE, *JOURNALED))
+        parser.error(f"there is no {', '.join(strange)}; there are: {there}")
     return parsed
 
 
@@ -54,7 +61,8 @@ class Runs:
     def schedule(self, seed: int, traced: bool = False) -> Verdict:
         """Run one."""
         only = [each for each in self.options.only.split(",") if each]
-        return Schedule(seed, traced, only or None, self.options.careless).run()
+        kind = DetachedSchedule if self.options.detached else Schedule
+        return kind(seed, traced, only or None, self.options.careless).run()
 
     def run(self) -> None:
         """Run all, and tell of each violation."""

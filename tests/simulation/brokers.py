@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from multihost_broker import events as be
@@ -10,12 +11,20 @@ from multihost_broker.status import status
 from multihost_common import messages as m
 
 from .invariants import audit, audit_lease
+from .journaled import audit_archive, audit_promise, audit_restored
 from .parties import Party
 from .world import ViolationError
 
 if TYPE_CHECKING:
     from .network import Connection
     from .world import World
+
+#: Bytes of input that a broker has room for: as much as comes, some Feeds, hardly any.
+ROOM = (0, 10_000, 2500)
+
+
+#: The wall clock when a schedule begins, minus the world's time.
+WALL = 1.7e9
 
 
 class Broker(Party):
@@ -24,11 +33,17 @@ class Broker(Party):
     def __init__(self, world: World, epoch: int = 1) -> None:
         super().__init__(world, "broker")
         self.epoch = epoch
-        self.core = Core(CoreConfig(epoch=epoch))
+        self.journal = world.journal
+        self.journal.begin()
+        wall = WALL + world.wall + world.now - self.clock()
+        room = ROOM[world.seed % len(ROOM)]
+        self.core = Core(CoreConfig(epoch=epoch, max_memory=room, last_ticket=self.journal.last, wall=wall))
         #: Whom it can send to, by peer.
         self.connections: dict[str, Connection] = {}
         self._ticks = 0
         self._subject: type[m.Message] | None = None
+        self._carry_out(self.core.restore(self.journal.load(), self.clock()))
+        audit_restored(self.core, self.journal)
 
     # -- events --------------------------------------------------------------------------------------
 
@@ -45,10 +60,22 @@ class Broker(Party):
             self.world.counts["result that nobody needed"] += 1
         elif kind is m.Died:
             self._audit_deaths(message)
+        if self.core.archive.jobs:
+            audit_archive(self.core, self.journal)
 
     def _audit_deaths(self, died: Any) -> None:
         """No item is charged with more deaths than it has seen."""
         found, work = self.core.ledger.find(died.job), None
+        for deposit in self.world.deposits:
+            job = self.core.archive.jobs.get(deposit.key)
+            if job is not None and job.number == died.job:
+                charged, seen = job.deaths.get(died.item, (0, ()))[0], deposit.plan.deaths[died.item]
+                if deposit.plan.timeout:
+                    continue
+                if charged > seen:
+                    raise ViolationError(
+                        f"item {died.item} of {deposit} is charged with {charged} of {seen} deaths"
+                    )
         for producer in self.world.producers:
             if found and producer.session == died.job >> 32 and producer.engine.usable:
                 work = producer.user.find(died.job & 0xFFFF_FFFF)
@@ -91,9 +118,18 @@ class Broker(Party):
 
     def _handle(self, event: be.Event, now: float = 0.0) -> int:
         """Tell the core, and do what it says; how many messages that was."""
-        count = 0
         self._subject = type(event.message) if type(event) is be.Received else None
-        for action in self.core.handle(event, now or self.clock()):
+        return self._carry_out(self.core.handle(event, now or self.clock()))
+
+    def tell(self, event: be.Event) -> None:
+        """The journal has news."""
+        self._handle(event)
+        audit(self.core)
+        audit_archive(self.core, self.journal)
+
+    def _carry_out(self, actions: Sequence[be.Action]) -> int:
+        count = 0
+        for action in actions:
             if type(action) is be.Send:
                 count += 1
                 self._send(str(action.peer), action.message)
@@ -101,12 +137,18 @@ class Broker(Party):
                 self.world.note("broker notes:", action.text)
             elif type(action) is be.Drop:
                 self.world.counts["session ended"] += 1
+            elif type(action) is be.Write or type(action) is be.Read:
+                if self.world.trace is not None:
+                    self.world.note("broker journals:", action)
+                self.journal.do(self, action)
         self.wake_by(self.core.deadline())
         return count
 
     def _send(self, peer: str, message: m.Message) -> None:
         counts, kind = self.world.counts, type(message)
         counts[kind.__name__] += 1
+        if type(message) is m.Stored:
+            audit_promise(self.journal, message)
         if type(message) is m.Lease:
             audit_lease(self.core, message)
             if self._subject is None:
@@ -133,8 +175,17 @@ class Broker(Party):
     def crash(self) -> None:
         """It is killed: everybody's connection ends, and what it knew is forgotten."""
         self.alive = False
+        self.journal.crash()
         for connection in self.connections.values():
             connection.reset(self.world.random.uniform(0.0, 0.1), None)
+
+    def crash_and_return(self) -> None:
+        """It is killed, and another one is started soon."""
+        if self.alive and not self.world.calm:
+            self.crash()
+            seconds = self.world.random.choice((0.05, self.world.random.uniform(0.05, 3.0)))
+            self.world.trouble_ends = max(self.world.trouble_ends, self.world.now + seconds)
+            self.world.after(seconds, self.restart)
 
     def restart(self) -> None:
         """Another one starts in its place."""

@@ -15,14 +15,10 @@ from math import fsum
 from typing import Any
 
 from multihost_worker import events as e
+from multihost_worker.child import CLAIM, GROUP, SHORT
+from multihost_worker.outbox import FLUSH
 
 from .processes import VirtualChild, VirtualRun
-
-#: Seconds that one claim lasts, and between two messages of results.
-CLAIM, FLUSH = 0.0005, 0.03
-
-#: Seconds below which an item is noted together with those around it, and of how many there is one note.
-SHORT, GROUP = 1e-6, 128
 
 
 class VirtualChildren:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from multihost_broker.memory import OVERHEAD, Counted
+from multihost_broker.scheduler import MOST_SENT
 from multihost_common import messages as m
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 def audit(core: Core) -> None:
     """The broker's books add up, and each fed item of each open job is in exactly one place."""
     workers = [each for each in core.sessions.by_number.values() if each.kind == m.WORKER]
+    _audit_memory(core, workers)
     for pool in core.pools.values():
         granted = held = 0
         for share in pool.workers.values():
@@ -50,6 +54,25 @@ def audit(core: Core) -> None:
             assert worker.free + granted == worker.slots, (
                 f"{worker.free} + {granted} are {worker.slots} slots"
             )
+
+
+def _audit_memory(core: Core, workers: Iterable[Session]) -> None:
+    """What is counted as input is what is here, and it is within its bound, but for the last Feed."""
+    memory = core.ledger.memory
+    if not memory.limit:
+        return
+    spans = [lease.span for worker in workers for leases in worker.leases.values() for lease in leases]
+    for pool in core.pools.values():
+        for job in pool.jobs.values():
+            spans += [*job.ready, *job.suspects]
+    # Input of detached jobs has a window of its own.
+    blocks = {id(span.block): span.block for span in spans if isinstance(span.block, Counted)}
+    used = sum(OVERHEAD + sum(map(len, block.frames)) for block in blocks.values())
+    assert memory.used == used, f"{used} bytes of input are here, not {memory.used}"
+    if not any(job.opened.resumed for pool in core.pools.values() for job in pool.jobs.values()):
+        # Of what is stated anew, what had been here is taken again in any case.
+        largest = max((OVERHEAD + sum(map(len, block.frames)) for block in blocks.values()), default=0)
+        assert used <= memory.limit + largest, f"{used} bytes of input are here"
 
 
 def _audit_job(job: Job, workers: Iterable[Session]) -> None:
@@ -121,8 +144,53 @@ def audit_agent(core: AgentCore) -> None:
     assert not slots or live <= slots, f"{live} children take up {slots} slots"
 
 
+def audit_bounds(core: Core, now: float) -> None:
+    """Nothing is remembered but of those who are here, and of what they have not closed."""
+    sessions, ledger, scheduler = core.sessions, core.ledger, core.scheduler
+    live = sessions.by_number
+    assert len(sessions.by_peer) == len(live), "each session has one address"
+    due = core.deadline()
+    for session in live.values():
+        assert session.lost_at() > now or (due is not None and due <= now), "who is lost is forgotten"
+    house = core.archive.session
+    owned = {number for session in (house, *live.values()) for number in session.pools}
+    closing = {pool.number for pool in core.pools.values() if pool.owner.number not in (*live, house.number)}
+    assert owned | closing == set(core.pools), "pools are of somebody who is here, or are being closed"
+    assert all(core.pools[number].closing for number in closing), "what nobody owns is being closed"
+    assert sessions.reserved <= {number >> 32 for number in core.pools}, "numbers are kept for pools"
+    uses: Counter[bytes] = Counter(core.archive._functions.values())
+    jobs = {}
+    for pool in core.pools.values():
+        uses.update((pool.opened.setup, pool.opened.code))
+        for job in pool.jobs.values():
+            jobs[job.number] = pool
+            uses.update((job.opened.function, job.opened.code))
+            assert job.workers <= set(live), "workers that have gone need not be told of a job's end"
+            assert all(item < job.fed for item in job.deaths), "what was not fed has killed nobody"
+            lengths = (len(job.answered), len(job.lost), len(job.stale), len(job.deaths))
+            assert max(lengths) <= job.fed, "no more is remembered than there are items"
+    assert core.owners == jobs, "each job is in its pool's books"
+    del uses[b""]
+    assert core.blobs._uses == uses, "content is kept for who uses it"
+    assert sum(core.blobs._unused.values()) == core.blobs._unused_bytes, "bytes of unused content"
+    for digest, numbers in ledger.awaited.items():
+        assert digest not in core.blobs and numbers <= set(core.pools), "content is awaited that is not here"
+    known = set(scheduler.free) | set(core._returns._waiting) | set(core._returns._claimants)
+    assert (known | set(sessions._gone)) - {house.number} <= set(live), (
+        "workers and producers that have gone are forgotten"
+    )
+    assert set(scheduler.needy) | set(scheduler._due) <= set(core.pools), (
+        "pools that are closed are forgotten"
+    )
+    for worker in live.values():
+        digests = worker.digests
+        assert len(digests) <= MOST_SENT + 2 * len(core.blobs), "what was sent is forgotten in the end"
+
+
 def broker_is_empty(core: Core) -> None:
     """Everything was closed: the broker remembers nothing of it."""
+    memory = core.ledger.memory
+    assert memory.used == 0, f"{memory.used} bytes of input are counted"
     assert not core.pools, f"pools are left: {list(core.pools)}"
     assert not core.owners, f"jobs are left: {list(core.owners)}"
     assert not core.ledger.awaited, "content is awaited"

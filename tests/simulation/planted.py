@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from multihost import iterators, jobs, kept, sources
-from multihost_broker import leases, ledger, producers, returns, scheduler, sessions, workers
+from multihost_broker import leases, ledger, memory, producers, returns, scheduler, sessions, workers
 from multihost_broker.jobs import Job
 from multihost_common import messages as m
 from multihost_worker import books, core, minder, watch
@@ -16,6 +16,9 @@ from multihost_worker import books, core, minder, watch
 Swap: TypeAlias = tuple[Any, str, Any]
 
 PLANTED: dict[str, Callable[[], list[Swap]]] = {}
+
+#: Those of detached jobs.
+PLANTED_IN_THE_HOUSE: dict[str, Callable[[], list[Swap]]] = {}
 
 
 def plant(make: Callable[[], list[Swap]]) -> Callable[[], list[Swap]]:
@@ -27,7 +30,7 @@ def plant(make: Callable[[], list[Swap]]) -> Callable[[], list[Swap]]:
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     """The cores have this fault inside; empty: none."""
-    swaps = PLANTED[name]() if name else []
+    swaps = {**PLANTED, **PLANTED_IN_THE_HOUSE}[name]() if name else []
     before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in swaps]
     try:
         for owner, attribute, other in swaps:
@@ -314,3 +317,24 @@ def pools_are_closed_before_their_children_have_ended() -> list[Swap]:
 def a_producers_end_leaves_its_work() -> list[Swap]:
     """Nobody cancels what a producer that is gone had under way."""
     return [(producers.Producers, "ended", _nothing)]
+
+
+# -- memory ------------------------------------------------------------------------------------------
+
+
+@plant
+def what_was_dropped_is_not_asked_for() -> list[Swap]:
+    """A producer that goes on is not told which of its input there was no room for."""
+    original = memory.Memory._release
+
+    def release(self: Any, account: Any) -> None:
+        account.dropped.clear()
+        original(self, account)
+
+    return [(memory.Memory, "_release", release)]
+
+
+@plant
+def what_is_gone_counts_on() -> list[Swap]:
+    """Input that has its answers takes up room for ever."""
+    return [(memory.Counted, "__del__", _nothing)]

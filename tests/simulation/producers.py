@@ -119,6 +119,9 @@ class Producer(Client):
         elif type(message) is not m.Beat:
             if type(message) is m.Capacity:
                 self._count(message.workers)
+            elif type(message) is m.Hold:
+                self.world.counts["producer waits" if message.hold else "producer goes on"] += 1
+                self.world.counts["input is stated anew"] += bool(message.frames)
             self.user.hears(message)
             self.engine.take(message)
             self.engine.turn()

@@ -10,6 +10,7 @@ from random import Random
 from . import faults, people
 from .agents import Agent
 from .brokers import Broker
+from .disks import Disk
 from .invariants import agent_is_empty, broker_is_empty
 from .network import Network
 from .plans import ENDLESS, Plan
@@ -49,6 +50,9 @@ class Schedule:
     """See the module. ``faults``: the only ones that may happen, by name; None: all that there are.
     ``careless``: users cancel without a kill what never ends."""
 
+    #: Seconds that everybody has to come to rest.
+    aftermath = AFTERMATH
+
     def __init__(
         self,
         seed: int,
@@ -62,6 +66,7 @@ class Schedule:
         self.allowed = faults
         self.gentle = random.random() < 0.25
         world.network = Network(world, wire=random.random() < 0.1)
+        world.journal = Disk(world)
         world.broker = Broker(world)
         self._plans = 0
         self._cast()
@@ -216,7 +221,7 @@ class Schedule:
     def _come_to_rest(self) -> None:
         """Nothing is left of the work, neither at the broker nor at the agents."""
         world = self.world
-        deadline = world.now + AFTERMATH
+        deadline = world.now + self.aftermath
         while not self._resting() and world.now < deadline:
             world.run(world.now + 0.25, aftermath=True)
         core = world.broker.core

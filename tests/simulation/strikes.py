@@ -31,6 +31,9 @@ PARTINGS = frozenset(
 VIOLENT: dict[str, Fault] = {}
 GENTLE: dict[str, Fault] = {}
 
+#: What goes wrong with detached jobs alone; nothing runs twice after it, unless it says so.
+JOURNALED: dict[str, Fault] = {}
+
 
 def violent(fault: Fault) -> Fault:
     """Enter a fault after which items may run again, or be given up."""
@@ -48,7 +51,7 @@ def strike(world: World, name: str, random: Random) -> None:
     """Let it happen, unless the schedule is past that."""
     if world.calm:
         return
-    fault = VIOLENT.get(name) or GENTLE[name]
+    fault = VIOLENT.get(name) or GENTLE.get(name) or JOURNALED[name]
     if fault(world, random):
         world.counts[f"fault: {name}"] += 1
         world.violent = world.violent or name in VIOLENT

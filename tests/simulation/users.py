@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from multihost.driver import digest_of
 from multihost.engine import PoolSpec
 from multihost_common import messages as m
+from multihost_common.blobs import digest_of
 
 from .plans import BROKEN, FINE
 from .works import APPLY, JobPlan, Work

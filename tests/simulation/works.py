@@ -7,12 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from multihost.driver import digest_of
 from multihost.engine import Engine as AnyEngine
 from multihost.iterators import IMapIterator, Inbox
-from multihost.jobs import MapJob, Options, StreamJob, Task
+from multihost.jobs import MapJob, Options, Task
 from multihost.results import MapResult
 from multihost.sources import Items
+from multihost.streams import StreamJob
+from multihost_common.blobs import digest_of
 
 from .answers import Answers, Call, Recorder
 from .world import ViolationError

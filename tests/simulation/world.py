@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .agents import Agent
     from .brokers import Broker
+    from .callers import Caller
+    from .deposits import Deposit
+    from .disks import Disk
     from .network import Network
     from .plans import Plan
     from .producers import Producer
@@ -41,9 +44,11 @@ class World:
 
     broker: Broker
     network: Network
+    journal: Disk
 
     def __init__(self, seed: int, traced: bool = False, careless: bool = False) -> None:
         self.now = BEGIN
+        self.seed = seed
         self.random = Random(seed)
         self.careless = careless
         #: How often each fault and each interesting state occurred.
@@ -53,10 +58,18 @@ class World:
         self.steps = 0
         self.agents: dict[str, Agent] = {}
         self.producers: list[Producer] = []
+        self.callers: list[Caller] = []
+        self.deposits: list[Deposit] = []
         #: Something was done that may make items run twice, or charge them with deaths.
         self.violent = False
         #: A clock has jumped, so an item may seem to take longer than it does.
         self.jumped = False
+        #: Children may have been killed by others than their items.
+        self.hurt = False
+        #: How far the wall clock has jumped.
+        self.wall = 0.0
+        #: All that people wanted has been done.
+        self.aftermath = False
         #: Users who are not done.
         self.unfinished = 0
         #: Nothing more goes wrong.

@@ -18,7 +18,7 @@ from multihost_common.allocator import keep_freed_memory
 from multihost_common.cpus import available_cpus, thread_limits
 from multihost_common.errors import ConfigError, ProtocolError
 from multihost_common.keys import Token
-from multihost_common.messages import PROTOCOL_VERSION, WORKER, Hello, Message, Refused, Welcome
+from multihost_common.messages import PROTOCOL_VERSION, WORKER, Hello, Leave, Message, Refused, Welcome
 from multihost_common.session import Session
 from multihost_common.waiter import Alarm, Waiter
 from multihost_worker.children import Children
@@ -29,13 +29,20 @@ from multihost_worker.events import (
     Disconnected,
     Event,
     Exit,
+    NotSpooled,
     Received,
     Send,
+    Spool,
     Stop,
     Tick,
+    Unlink,
+    Unspool,
+    Unspooled,
 )
 from multihost_worker.output import Printer
 from multihost_worker.privatedir import PrivateDir
+from multihost_worker.spool import LOOK, Outflow
+from multihost_worker.spool import Spool as Disk
 
 log = logging.getLogger("multihost.worker")
 
@@ -45,6 +52,9 @@ REMIND = 60.0
 
 #: Seconds between two looks at the children's memory, and two notes for ``multihost health``.
 PULSE = 1.0
+
+#: Bytes of results on the disk at most while they cannot be sent, unless half of what is free there is less.
+SPOOL_BYTES = 4 << 30
 
 #: Messages taken before the children get their turn.
 BATCH = 200
@@ -65,6 +75,8 @@ class Config:
     drain_timeout: float = 25.0
     #: Seconds without a broker after which the children are ended and what they did is dropped.
     orphan_timeout: float = 300.0
+    #: Bytes of results that are put on the disk at most while they cannot be sent; 0: none, None: the default.
+    spool_bytes: int | None = None
 
 
 class Agent:
@@ -82,6 +94,7 @@ class Agent:
                 max_memory=config.max_memory,
                 drain_timeout=config.drain_timeout,
                 orphan_timeout=config.orphan_timeout,
+                spool_bytes=SPOOL_BYTES if config.spool_bytes is None else config.spool_bytes,
             )
         )
         self._exit: int | None = None
@@ -100,6 +113,8 @@ class Agent:
         # First what may be refused: an address that cannot be used leaves no directory.
         self._session = Session(config.address, config.token, self._hello(), self, self._waiter.watch)
         self._private = PrivateDir()
+        self._disk = Disk(self._private.path, config.spool_bytes)
+        self._outflow = Outflow(self._disk)
         self._printer = Printer(self._session.send, self.host, time.monotonic, lambda: self._session.up)
         self._children = Children(
             self._events.append,
@@ -145,6 +160,8 @@ class Agent:
             self._events.append(Tick())
         if now >= self._pulse_at:
             self._pulse(now)
+        if self._outflow.waits:
+            self._read_spool()
         if self._events:
             self._handle_all()
         self._children.tick()
@@ -154,6 +171,8 @@ class Agent:
     def _patience(self) -> float:
         now = time.monotonic()
         left = self._pulse_at - now
+        if self._outflow.waits:
+            left = min(left, LOOK)
         look_at = self._children.deadline()
         for each in (self._alarm.patience(now), None if look_at is None else look_at - now):
             if each is not None and each < left:
@@ -190,8 +209,21 @@ class Agent:
             self._session.send(action.message)
         elif type(action) is Exit:
             self._exit = action.code
+        elif type(action) is Spool:
+            if not self._disk.write(action.number, action.frames):
+                self._events.append(NotSpooled(action.number, action.frames))
+        elif type(action) is Unspool:
+            self._outflow.want(action.number)
+        elif type(action) is Unlink:
+            self._disk.drop(action.number)
         else:
             self._children.do(action)
+
+    def _read_spool(self) -> None:
+        while (read := self._outflow.next()) is not None:
+            self._events.append(Unspooled(*read))
+            # Sent before the next one is read, if it is the same job's turn.
+            self._handle_all()
 
     # -- the broker ----------------------------------------------------------------------------------
 
@@ -218,6 +250,7 @@ class Agent:
         with suppress(ValueError):
             # The welcome may have come together with the end.
             self._events.remove(Connected())
+        self._outflow.parted()
         # Before what the children have said meanwhile: that cannot be sent any more.
         self._events.appendleft(Disconnected())
 
@@ -226,6 +259,8 @@ class Agent:
         if type(message) is Refused:
             log.warning("the broker refused a message: %s", message.text)
         else:
+            if type(message) is Leave:
+                log.info("told to leave by an operator, through the broker at %s", self.config.address)
             self._events.append(Received(message))
 
     def _hello(self) -> Hello:

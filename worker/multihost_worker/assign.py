@@ -10,7 +10,7 @@ from multihost_worker.watch import Watch
 from multihost_worker.work import AgentJob, Work
 
 #: Seconds of work a child is given in one go.
-QUANTUM = 0.048
+QUANTUM = 0.1
 
 #: Chunks in one go at most, however small.
 MOST_CHUNKS = 2048
@@ -39,7 +39,7 @@ class Assigner:
 
     def feed(self, pool: ChildPool) -> None:
         """Give the pool's children what they have room for, and start those that are wanted."""
-        if pool.broken or self._books.draining or self._books.full():
+        if pool.broken or self._books.draining or self._books.backlog.full():
             if pool.closing:
                 self._stop_idle(pool, len(pool.idle))
         else:

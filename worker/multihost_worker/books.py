@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from multihost_common import messages as m
 from multihost_common.blobs import Blobs
 from multihost_worker import events as e
+from multihost_worker.backlog import Backlog
 from multihost_worker.slots import Child, ChildPool
 from multihost_worker.work import AgentJob, Work
 
@@ -27,10 +28,8 @@ class CoreConfig:
     heartbeat: float = 1.0
     #: Seconds without a broker after which everything is dropped.
     orphan_timeout: float = 300.0
-
-
-#: Bytes of results kept for a broker that is away, above which nothing new is begun.
-MOST_KEPT = 256 << 20
+    #: Bytes of results on the disk at most, while they cannot be sent; 0: none.
+    spool_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -46,8 +45,11 @@ class Books:
     jobs: dict[int, AgentJob] = field(default_factory=dict)
     children: dict[int, Child] = field(default_factory=dict)
     out: list[e.Action] = field(default_factory=list)
-    #: Bytes of the answers that cannot be sent yet.
-    kept: int = 0
+    #: Answers that cannot be sent yet.
+    backlog: Backlog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.backlog = Backlog(self.emit, self.config.spool_bytes)
 
     def emit(self, action: e.Action) -> None:
         """Have this done."""
@@ -57,25 +59,10 @@ class Books:
         """Tell the broker."""
         self.out.append(e.Send(message))
 
-    def answer(self, job: AgentJob, message: m.Result | m.Died) -> None:
-        """Tell the broker how items of the job ended; if it does not know the job now, once it does."""
-        if job.confirmed:
-            self.send(message)
-        else:
-            job.kept.append(message)
-            self.kept += _size(message)
-
     def confirm(self, job: AgentJob) -> None:
         """The broker knows the job: send what was kept for it."""
         job.confirmed = True
-        kept, job.kept = job.kept, []
-        for message in kept:
-            self.kept -= _size(message)
-            self.send(message)
-
-    def full(self) -> bool:
-        """Is so much kept for the broker that nothing new should be begun?"""
-        return self.kept > MOST_KEPT
+        self.backlog.pour(job)
 
     def give_back(self, work: Work) -> None:
         """These items have not begun and go back to the broker."""
@@ -84,7 +71,7 @@ class Books:
     def forget(self, job: AgentJob) -> None:
         """The job is over here."""
         del self.jobs[job.opened.job]
-        self.kept -= sum(map(_size, job.kept))
+        self.backlog.forget(job)
         self.blobs.release(job.opened.function)
         self.blobs.release(job.opened.code)
 
@@ -103,11 +90,7 @@ class Books:
         for work in self.works():
             yield work.job, work.span.start, len(work.span), work.attempt
         for job in self.jobs.values():
-            for message in job.kept:
-                start, count = (
-                    (message.item, 1) if isinstance(message, m.Died) else (message.start, message.count)
-                )
-                yield message.job, start, count, message.attempt
+            yield from self.backlog.held(job)
 
     def missing(self, *digests: bytes) -> bool:
         """Is one of these contents not here?"""
@@ -121,7 +104,3 @@ class Books:
         for digest in digests:
             if digest and digest not in self.blobs:
                 self.send(m.Need(digest))
-
-
-def _size(message: m.Result | m.Died) -> int:
-    return 0 if isinstance(message, m.Died) else sum(map(len, message.frames))

@@ -45,6 +45,8 @@ class Core:
             **self._minder.reactions,
             e.Connected: self._on_connected,
             e.Disconnected: self._on_disconnected,
+            e.NotSpooled: self._on_not_spooled,
+            e.Unspooled: self._on_unspooled,
             e.Stop: self._on_stop,
             e.Tick: self._on_tick,
             m.Lease: self._on_lease,
@@ -57,6 +59,7 @@ class Core:
             m.Revoke: self._on_revoke,
             m.Blob: self._on_blob,
             m.Drain: self._on_drain,
+            m.Leave: self._on_leave,
         }
 
     # -- the door ----------------------------------------------------------------------------------
@@ -145,7 +148,16 @@ class Core:
         books = self.books
         if books.draining or not books.connected:
             self._hand_back()
-            return
+        else:
+            self._begin_drain()
+
+    def _on_leave(self, leave: m.Leave) -> None:
+        """Somebody has told the broker to have this worker end. Said twice, it is no more urgent."""
+        if not self.books.draining:
+            self._begin_drain()
+
+    def _begin_drain(self) -> None:
+        books = self.books
         books.draining = True
         self._drain_by = books.now + self.config.drain_timeout
         books.send(m.Drain())
@@ -257,6 +269,15 @@ class Core:
             self.books.blobs.use(opened.function)
             self.books.blobs.use(opened.code)
             self.books.ask_for(opened.function, opened.code)
+
+    def _on_not_spooled(self, event: e.NotSpooled) -> None:
+        self.books.backlog.not_spooled(event)
+
+    def _on_unspooled(self, event: e.Unspooled) -> None:
+        job = self.books.backlog.unspooled(event)
+        if job is not None and job.confirmed:
+            self.books.confirm(job)
+            self._resume()
 
     def _resume(self) -> None:
         """What was kept has gone: go on where that was too much."""

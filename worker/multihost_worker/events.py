@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from multihost_common.blocks import Frame
 from multihost_common.messages import Message
+from multihost_common.structs import Struct, struct
+
+#: Payload of a message.
+Frames: TypeAlias = Sequence[Frame]
 
 # -- events ------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Received:
+@struct
+class Received(Struct):
     """A message from the broker."""
 
     message: Message
 
 
-@dataclass(slots=True)
-class ChildReady:
+@struct
+class ChildReady(Struct):
     """The child has run the pool's initializer and waits for work."""
 
     child: int
     pid: int
 
 
-@dataclass(slots=True)
-class ChildFailed:
+@struct
+class ChildFailed(Struct):
     """The pool's initializer raised in the child; ChildDied follows."""
 
     child: int
     text: str
 
 
-@dataclass(slots=True)
-class ChildResult:
+@struct
+class ChildResult(Struct):
     """Results of items ``start .. start + count``; ``spent`` in microseconds of the child's time."""
 
     child: int
@@ -48,8 +51,8 @@ class ChildResult:
     frames: Sequence[Frame]
 
 
-@dataclass(slots=True)
-class ChildDied:
+@struct
+class ChildDied(Struct):
     """The child has ended, and all it sent before was told. ``position``: of the item it was
     running, or -1; it was one of ``covers`` from there on. ``signal`` 0: it exited with ``exitcode``.
     ``rss``: peak in bytes, 0: unknown."""
@@ -65,16 +68,16 @@ class ChildDied:
     covers: int = 1
 
 
-@dataclass(slots=True)
-class Reclaimed:
+@struct
+class Reclaimed(Struct):
     """From ``position`` on, no item given to the child has begun, nor will one."""
 
     child: int
     position: int
 
 
-@dataclass(slots=True)
-class Progress:
+@struct
+class Progress(Struct):
     """The child runs the item at ``position`` (-1: none) since the monotonic time ``since``; or, of
     items too short to be told apart, one of the ``covers`` from there on."""
 
@@ -84,51 +87,67 @@ class Progress:
     covers: int = 1
 
 
-@dataclass(slots=True)
-class ChildMemory:
+@struct
+class ChildMemory(Struct):
     """A sample of the child's resident memory, bytes."""
 
     child: int
     rss: int
 
 
-@dataclass(slots=True)
-class Connected:
+@struct
+class Connected(Struct):
     """The broker has welcomed this agent."""
 
 
-@dataclass(slots=True)
-class Disconnected:
+@struct
+class Disconnected(Struct):
     """The session is over; the shell dials again."""
 
 
-@dataclass(slots=True)
-class Stop:
+@struct
+class NotSpooled(Struct):
+    """There is no room on the disk for this; ``frames`` as they were."""
+
+    number: int
+    frames: Frames
+
+
+@struct
+class Unspooled(Struct):
+    """What was spooled under this number, and is on the disk no more. None: it could not be read."""
+
+    number: int
+    frames: Frames | None
+
+
+@struct
+class Stop(Struct):
     """The operator wants the agent to end: drain; the second time hand everything back at once."""
 
 
-@dataclass(slots=True)
-class Tick:
+@struct
+class Tick(Struct):
     """The deadline has come."""
 
 
 Event: TypeAlias = (
     Received | ChildReady | ChildFailed | ChildResult | ChildDied | Reclaimed | Progress | ChildMemory
-    | Connected | Disconnected | Stop | Tick
+    | Connected | Disconnected | NotSpooled | Unspooled | Stop | Tick
 )  # fmt: skip
 
 # -- actions -----------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Send:
+@struct
+class Send(Struct):
     """A message to the broker."""
 
     message: Message
 
 
-@dataclass(slots=True)
-class StartChild:
+@struct
+class StartChild(Struct):
     """Fork a child for the pool. ``setup`` and ``code`` are contents of blobs, or empty."""
 
     child: int
@@ -137,8 +156,8 @@ class StartChild:
     code: Frame
 
 
-@dataclass(slots=True)
-class Define:
+@struct
+class Define(Struct):
     """Tell the child the function of a job before the first Run of it."""
 
     child: int
@@ -151,8 +170,8 @@ class Define:
     at_most_once: bool
 
 
-@dataclass(slots=True)
-class Run:
+@struct
+class Run(Struct):
     """Items ``start .. start + count`` of the job, at ``position`` of the child's own count."""
 
     child: int
@@ -165,49 +184,72 @@ class Run:
     frames: Sequence[Frame]
 
 
-@dataclass(slots=True)
-class Forget:
+@struct
+class Forget(Struct):
     """The job is over; the child may drop its function."""
 
     child: int
     job: int
 
 
-@dataclass(slots=True)
-class StopChild:
+@struct
+class StopChild(Struct):
     """The None sentinel: the child ends once it has run what it was given."""
 
     child: int
 
 
-@dataclass(slots=True)
-class KillChild:
+@struct
+class KillChild(Struct):
     """SIGKILL, and whatever the child itself has started."""
 
     child: int
 
 
-@dataclass(slots=True)
-class Reclaim:
+@struct
+class Reclaim(Struct):
     """Take back from the child what has not begun. Answered by Reclaimed."""
 
     child: int
 
 
-@dataclass(slots=True)
-class Inspect:
+@struct
+class Inspect(Struct):
     """What does the child run? Answered by Progress."""
 
     child: int
 
 
-@dataclass(slots=True)
-class Exit:
+@struct
+class Spool(Struct):
+    """Put these frames on the disk. Answered by NotSpooled if that cannot be."""
+
+    number: int
+    frames: Frames
+
+
+@struct
+class Unspool(Struct):
+    """What was spooled is to be sent next. Answered by Unspooled when there is room for it on the way."""
+
+    number: int
+
+
+@struct
+class Unlink(Struct):
+    """What was spooled is not needed any more."""
+
+    number: int
+
+
+@struct
+class Exit(Struct):
     """The agent is done; ``code`` is its exit status."""
 
     code: int
 
 
 Action: TypeAlias = (
-    Send | StartChild | Define | Run | Forget | StopChild | KillChild | Reclaim | Inspect | Exit
-)
+    Send | StartChild | Define | Run | Forget | StopChild | KillChild | Reclaim | Inspect | Spool | Unspool | Unlink
+    | Exit
+)  # fmt: skip

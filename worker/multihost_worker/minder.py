@@ -87,7 +87,7 @@ class Minder:
         job = self._books.jobs.get(event.job)
         if job is not None and work is not None:
             job.pace.measure(event.count, event.spent)
-            self._books.answer(
+            self._books.backlog.put(
                 job,
                 m.Result(
                     event.job, event.start, event.count, work.attempt, event.spent, event.encoding, event.frames
@@ -235,7 +235,7 @@ class Minder:
                 if not job.opened.at_most_once:
                     return
                 reason = m.DIED
-            self._books.answer(
+            self._books.backlog.put(
                 job,
                 m.Died(
                     work.job, item, work.attempt, reason, self._books.config.host,

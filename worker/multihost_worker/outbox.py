@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 VALUES, OUTCOMES = 0, 1
 
 #: Results of a block are sent before it is done, once in so many seconds on average ...
-FLUSH = 0.03
+FLUSH = 0.06
 #: ... but at once, up to so many times, by a child that has sent little lately ...
 BURST = 2
 #: ... and whenever the last claim has taken so long: the next may take even longer.

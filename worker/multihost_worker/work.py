@@ -85,6 +85,20 @@ class Given:
         self.work = work
 
 
+class Kept:
+    """An answer that cannot be sent yet; its payload may be on the disk."""
+
+    __slots__ = ("asked", "message", "number", "size")
+
+    def __init__(self, message: Result | Died, size: int) -> None:
+        self.message = message
+        #: Bytes of payload.
+        self.size = size
+        #: By which the spool knows its payload, 0: that is here; and whether it is to be read now.
+        self.number = 0
+        self.asked = False
+
+
 class AgentJob:
     """What the agent knows of a job."""
 
@@ -97,7 +111,7 @@ class AgentJob:
         self.parked: list[Work] = []
         #: The broker of the present session knows it; else answers are kept until it does.
         self.confirmed = True
-        self.kept: list[Result | Died] = []
+        self.kept: deque[Kept] = deque()
 
 
 class WorkQueue:

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from multihost_common.errors import BrokerLostError, HandshakeError
+from multihost_common.errors import BrokerLostError, HandshakeError, JobError
 
 if TYPE_CHECKING:
     from multihost_common.wire import Dealer
@@ -50,9 +50,18 @@ def _check_workers() -> None:
 
 
 def ask(
-    address: str, what: str, token_file: str | None = None, keys: str | None = None, timeout: float = TIMEOUT
+    address: str,
+    what: str,
+    token_file: str | None = None,
+    keys: str | None = None,
+    timeout: float = TIMEOUT,
+    about: str = "",
 ) -> dict[str, Any]:
-    """The broker's answer to ``what``, over its real socket; just its welcome if ``what`` is empty."""
+    """The broker's answer to ``what``, over its real socket; just its welcome if ``what`` is empty. ``about``: what an
+    order is for.
+
+    Raises JobError for an order that is not carried out, and otherwise MultihostError.
+    """
     from multihost_common.keys import find_token
     from multihost_common.messages import ADMIN, PRODUCER, WORKER, Ask, Bye
     from multihost_common.wire import Dealer
@@ -66,7 +75,7 @@ def ask(
         if not what:
             dealer.send(Bye())
             return {}
-        dealer.send(Ask(what))
+        dealer.send(Ask(what, about))
         return _answer(dealer, deadline)
     finally:
         dealer.close()
@@ -92,5 +101,33 @@ def _answer(dealer: Dealer, deadline: float) -> dict[str, Any]:
                 dealer.send(Bye())
                 return answer
             if isinstance(message, Refused):
-                raise HandshakeError(message.text)
+                # A token of another role, or a broker that does not know the question.
+                unsuited = message.reason in ("E_ROLE", "E_HELLO", "E_VERSION")
+                raise (HandshakeError if unsuited else JobError)(message.text)
     raise BrokerLostError(f"the broker at {dealer.address} does not answer; see its log")
+
+
+def key_and_item(about: str) -> tuple[str, int | None]:
+    """The beginning of a key, and an item of that job if there is one, from ``KEY`` or ``KEY:ITEM``. Raises JobError."""
+    key, colon, item = about.lower().partition(":")
+    if not 4 <= len(key) <= 32 or not set(key) <= set("0123456789abcdef") or (colon and not item.isdecimal()):
+        raise JobError(
+            f"{about!r} is no key of a job: write 4 to 32 hexadecimal digits, as 'multihost jobs' does"
+        )
+    return key, int(item) if item else None
+
+
+def find_job(
+    address: str, about: str, token_file: str | None = None, keys: str | None = None
+) -> dict[str, Any]:
+    """What the broker tells of the job whose key is, or begins with, ``about``. Raises JobError unless there is one."""
+    key, item = key_and_item(about)
+    if item is not None:
+        raise JobError(f"{about!r} names an item; the key of the job is wanted")
+    found: list[dict[str, Any]] = [
+        job for job in ask(address, "jobs", token_file, keys)["jobs"] if job["key"].startswith(key)
+    ]
+    if len(found) != 1:
+        what = "there is no job" if not found else f"{len(found)} jobs have a key"
+        raise JobError(f"{what} that begins with {key}; 'multihost jobs' lists them all")
+    return found[0]

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from multihost.commands.asking import DEFAULT_BROKER
+from multihost.commands.printing import one_line
 from multihost_common.errors import ConfigError
 
 address_argument = click.argument("address", envvar="MULTIHOST_BROKER", default=DEFAULT_BROKER)
+
+broker_option = click.option(
+    "--broker",
+    envvar="MULTIHOST_BROKER",
+    show_envvar=True,
+    default=DEFAULT_BROKER,
+    show_default=True,
+    metavar="ADDRESS",
+    help="Address of the broker.",
+)
 
 token_file_option = click.option(
     "--token-file",
@@ -41,14 +54,17 @@ log_level_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def asking_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a command that asks the broker something and prints the answer."""
+    return json_option(broker_option(token_file_option(keys_option(command))))
+
+
 class _OneLine(logging.Formatter):
     """What peers chose to call themselves must not forge log lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        if record.exc_info or text.isprintable():
-            return text
-        return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+        return text if record.exc_info else one_line(text)
 
 
 def start_logging(level: str) -> None:

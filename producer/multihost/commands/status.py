@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from multihost.commands.asking import ask
+from multihost.commands.printing import one_line
 from multihost.commands.shared import address_argument, json_option, keys_option, token_file_option
 
 
@@ -33,12 +34,12 @@ def _lines(address: str, state: dict[str, Any]) -> Iterator[str]:
     for each in workers:
         note = ", draining" if each["draining"] else ""
         yield (
-            f"  worker {each['session']} {each['name'] or '-'} on {each['host']}, pid {each['pid']}: "
+            f"  worker {each['session']} {one_line(each['name']) or '-'} on {each['host']}, pid {each['pid']}: "
             f"{each['slots']} slots, {each['held']} items held{note}"
         )
     for each in producers:
-        yield f"  producer {each['session']} {each['name'] or '-'} on {each['host']}, pid {each['pid']}"
+        yield f"  producer {each['session']} {one_line(each['name']) or '-'} on {each['host']}, pid {each['pid']}"
     for pool in pools:
-        yield f"  pool {pool['name'] or pool['pool']}: {pool['slots']} slots"
+        yield f"  pool {one_line(pool['name']) or pool['pool']}: {pool['slots']} slots"
         for job in pool["jobs"]:
-            yield f"    job {job['name'] or job['job']}: {job['answered']} of {job['fed']} items done"
+            yield f"    job {one_line(job['name']) or job['job']}: {job['answered']} of {job['fed']} items done"

@@ -57,6 +57,14 @@ from multihost.commands.shared import (
     metavar="SECONDS",
     help="How long work and its results are kept while there is no broker.",
 )
+@click.option(
+    "--spool-bytes",
+    envvar="MULTIHOST_SPOOL_BYTES",
+    show_envvar=True,
+    metavar="SIZE",
+    help="Disk, such as 500M or 20G, for results while they cannot be sent; 0: none. Default: 4G, or half of what is "
+    "free on that disk if that is less.",
+)
 @token_file_option
 @keys_option
 @log_level_option
@@ -67,6 +75,7 @@ def command(
     max_memory_per_child: str | None,
     drain_timeout: float,
     orphan_timeout: float,
+    spool_bytes: str | None,
     token_file: str | None,
     keys: str | None,
     log_level: str,
@@ -87,5 +96,6 @@ def command(
         max_memory=size(max_memory_per_child),
         drain_timeout=drain_timeout,
         orphan_timeout=orphan_timeout,
+        spool_bytes=size(spool_bytes) if spool_bytes else None,
     )
     sys.exit(work(config))

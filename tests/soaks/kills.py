@@ -1,19 +1,10 @@
-"""Kill the broker again and again during one long map, and judge what came of it.
-
-    python tests/soak.py --kills 100 --items 100000
-
-Prints what was lost, doubled or run twice, and ends with 1 if there is anything of the first two. It takes some
-seconds a kill, so it is not part of the tests.
-"""
+"""Kill the broker again and again during one long map, and judge what came of it."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
-import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -58,18 +49,3 @@ def kill_brokers(folder: Path, kills: int, items: int, seed: int) -> bool:
         f"{lost} lost, {doubled} results twice, {again} runs more than items"
     )
     return not lost and not doubled and done == kills
-
-
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--items", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        return not kill_brokers(Path(folder), options.kills, options.items, options.seed)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

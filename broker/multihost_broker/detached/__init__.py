@@ -1,0 +1,1 @@
+"""Jobs that outlive who submits them, and the broker: part of the core, without I/O."""

@@ -1,0 +1,1 @@
+"""What outlives the broker: records in a store on the disk, and the thread that commits them in groups."""
