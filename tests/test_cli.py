@@ -320,16 +320,21 @@ def cpu_seconds(argv: list[str], env: dict[str, str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_health_costs_less_than_100_ms(running: Broker, tmp_path: Path) -> None:
+def test_health_costs_little_more_than_the_libraries_it_needs(running: Broker, tmp_path: Path) -> None:
+    """It may take 100 ms of CPU where an interpreter with these libraries takes 50: what a second of CPU is worth
+    depends on what else the machine does, so both are taken turn by turn, and the best of each counts."""
     env = {**running.settings(), "TMPDIR": str(tmp_path)}
+    bare = [sys.executable, "-c", "import zmq, click, msgpack"]
 
-    def cheap(*args: str) -> bool:
-        # The best of a few: on a busy machine the same work takes longer.
-        return any(cpu_seconds(multihost_argv("health", *args), env) < 0.1 for _ in range(10))
+    def times_of_bare(*args: str) -> float:
+        pairs = [
+            (cpu_seconds(multihost_argv("health", *args), env), cpu_seconds(bare, env)) for _ in range(8)
+        ]
+        return min(ours for ours, _ in pairs) / min(theirs for _, theirs in pairs)
 
-    assert cheap()
+    assert times_of_bare() < 2
     with worker(running, env=env):
-        assert cheap("--worker")
+        assert times_of_bare("--worker") < 2
 
 
 def test_health_imports_nothing_of_the_user_and_nothing_heavy(running: Broker, tmp_path: Path) -> None:
