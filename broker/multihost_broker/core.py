@@ -22,6 +22,8 @@ from multihost_broker.detached.recovery import Recovery
 from multihost_broker.events import INFO, Action, Drop, Event, Gone, Peer, Received, Records, Synced, Tick
 from multihost_broker.journal.records import Record
 from multihost_broker.ledger import Ledger
+from multihost_broker.objects.kinds import KINDS
+from multihost_broker.objects.registry import Objects
 from multihost_broker.producers import Producers
 from multihost_broker.returns import Returns
 from multihost_broker.sessions import HEARTBEAT, Session
@@ -66,11 +68,13 @@ class Core:
         self.archive = Archive(self.ledger, self.config.last_ticket, self.config.wall)
         self._recovery = Recovery(self.archive, self._returns)
         self._orders = Orders(self.ledger, self.archive)
+        self.objects = Objects(self.ledger, KINDS)
         self._next_beat = 0.0
         self._reactions: dict[type, Callable[[Session, Any], None]] = {
             **self._producers.reactions,
             **self._workers.reactions,
             **self._returns.reactions,
+            **self.objects.reactions,
             **Deposits(self.ledger, self.archive).reactions,
             **Fetches(self.ledger, self.archive).reactions,
             m.Beat: self._on_beat,
@@ -246,6 +250,7 @@ class Core:
         self.ledger.out.append(Drop(session.peer, why))
         self._returns.ended(session)
         if session.kind == m.PRODUCER:
+            self.objects.ended(session)
             self._producers.ended(session)
             if session.pools:
                 self.sessions.reserved.add(session.number)

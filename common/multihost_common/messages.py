@@ -13,24 +13,42 @@ from multihost_common.codec import MAX_FRAMES as MAX_FRAMES
 from multihost_common.codec import MAX_HEADER_BYTES as MAX_HEADER_BYTES
 from multihost_common.codec import decode as decode
 from multihost_common.codec import encode as encode
+from multihost_common.messages_shared import BUSY as BUSY
+from multihost_common.messages_shared import CLOSE as CLOSE
+from multihost_common.messages_shared import FORBIDDEN as FORBIDDEN
+from multihost_common.messages_shared import GRANTED as GRANTED
+from multihost_common.messages_shared import MAKE as MAKE
+from multihost_common.messages_shared import OBJECT as OBJECT
+from multihost_common.messages_shared import UNKNOWN as UNKNOWN
+from multihost_common.messages_shared import WITHDRAW as WITHDRAW
+from multihost_common.messages_shared import WITHDRAWN as WITHDRAWN
+from multihost_common.messages_shared import Act as Act
+from multihost_common.messages_shared import Acted as Acted
+from multihost_common.messages_shared import Exited as Exited
+from multihost_common.messages_shared import Launch as Launch
+from multihost_common.messages_shared import Launched as Launched
+from multihost_common.messages_shared import Signal as Signal
+from multihost_common.messages_shared import Via as Via
+from multihost_common.schema import ADMIN as ADMIN
+from multihost_common.schema import BROKER as BROKER
 from multihost_common.schema import COUNT as COUNT
 from multihost_common.schema import DIGEST as DIGEST
 from multihost_common.schema import I32 as I32
 from multihost_common.schema import NAME as NAME
+from multihost_common.schema import PRODUCER as PRODUCER
 from multihost_common.schema import SECONDS as SECONDS
 from multihost_common.schema import TABLE as TABLE
 from multihost_common.schema import TEXT as TEXT
 from multihost_common.schema import U8 as U8
 from multihost_common.schema import U32 as U32
 from multihost_common.schema import U64 as U64
+from multihost_common.schema import WORKER as WORKER
 from multihost_common.schema import Message as Message
 from multihost_common.schema import digest, flag, integer, message, payload, seconds, text
 from multihost_common.schema import schema as schema
 
 #: Raised with every change that an older peer would misread. Checked at the handshake.
-PROTOCOL_VERSION = 3
-
-PRODUCER, WORKER, BROKER, ADMIN = "producer", "worker", "broker", "admin"
+PROTOCOL_VERSION = 4
 
 # -- session ---------------------------------------------------------------------------------------
 

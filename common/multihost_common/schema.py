@@ -8,6 +8,8 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from multihost_common.structs import Struct, fields_of, struct
 
+PRODUCER, WORKER, BROKER, ADMIN = "producer", "worker", "broker", "admin"
+
 U8 = (0, 0xFF)
 U32 = (0, 0xFFFF_FFFF)
 U64 = (0, 0xFFFF_FFFF_FFFF_FFFF)

@@ -14,6 +14,7 @@ import time
 from multihost.engine import Completion, Job, PoolSpec
 from multihost.kept import Kept
 from multihost.loop import Loop
+from multihost.sharing import Sharing
 from multihost_common import messages as m
 from multihost_common.blobs import digest_of
 from multihost_common.errors import MultihostError, NoWorkersError, RemoteError
@@ -41,6 +42,7 @@ class Driver(Loop):
     def __init__(self) -> None:
         super().__init__()
         self.capacity = 0
+        self.sharing = Sharing(self)
         #: In the order in which they were poked: who asked first is served first.
         self._poked: dict[Job, None] = {}
         self._jobs: dict[int, Job] = {}
@@ -229,6 +231,8 @@ class Driver(Loop):
                     self._forget(job)
                 elif job.has_more():
                     self._poked[job] = None
+        elif isinstance(message, m.Acted):
+            self.sharing.take(message)
         elif isinstance(message, m.PoolClosed):
             self._pool_has_closed(message.pool)
         elif isinstance(message, m.PoolBroken):
@@ -338,6 +342,7 @@ class Driver(Loop):
         """The engine cannot go on: whoever waits gets this error."""
         self._failure = error
         self._abort(list(self._jobs.values()), error)
+        self.sharing.fail(error)
         for completion in self._closed_pools.values():
             completion.done = True
 

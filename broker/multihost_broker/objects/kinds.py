@@ -1,0 +1,10 @@
+"""Every kind of shared object there is."""
+
+from __future__ import annotations
+
+from multihost_broker.objects.machine import Machine
+from multihost_broker.objects.semaphore import Semaphore
+
+KINDS: dict[int, type[Machine]] = {each.kind: each for each in (Semaphore,)}
+
+__all__ = ["KINDS"]

@@ -1,0 +1,128 @@
+"""Which objects there are, who uses them, and what is waiting: the door to the machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from multihost_broker.ledger import Ledger
+from multihost_broker.objects.machine import Machine, Party, Request
+from multihost_broker.sessions import Session
+from multihost_common import messages as m
+
+
+class Objects:
+    """Every shared object of this broker.
+
+    An object lives until the process that made it is gone, or has closed it; with the session of a script go the
+    objects of the children that ran its work.
+    """
+
+    def __init__(self, ledger: Ledger, kinds: dict[int, type[Machine]]) -> None:
+        self._ledger = ledger
+        self._kinds = kinds
+        self.machines: dict[bytes, Machine] = {}
+        #: Object -> the session that made it; session -> its objects.
+        self._makers: dict[bytes, Party] = {}
+        self._made: dict[Party, set[bytes]] = {}
+        #: Session -> the objects that it has used.
+        self._used: dict[Party, dict[bytes, None]] = {}
+        #: (session, number) -> the request, and the object it is of.
+        self._waiting: dict[tuple[Party, int], tuple[Request, bytes]] = {}
+        self.reactions: dict[type, Callable[[Session, Any], None]] = {m.Act: self._on_act}
+
+    def _on_act(self, session: Session, act: m.Act) -> None:
+        request = Request(session.number, act, self._reply)
+        if act.op == m.WITHDRAW:
+            self._withdraw(session.number, act.amount)
+        elif act.op == m.MAKE:
+            self._make(act.object, request)
+        else:
+            self._ask(act.object, request)
+
+    def _reply(self, request: Request, acted: m.Acted) -> None:
+        self._waiting.pop((request.party, request.number), None)
+        session = self._ledger.sessions.by_number.get(request.party)
+        if request.number and session is not None:
+            self._ledger.tell(session, acted)
+
+    # -- requests ------------------------------------------------------------------------------------
+
+    def _make(self, name: bytes, request: Request) -> None:
+        kind = self._kinds.get(request.amount)
+        if name in self.machines or len(name) != m.OBJECT or kind is None:
+            request.refuse("no such object can be made")
+            return
+        try:
+            self.machines[name] = kind(request)
+        except ValueError as error:
+            request.refuse(str(error))
+            return
+        self._makers[name] = request.party
+        self._made.setdefault(request.party, set()).add(name)
+        request.done()
+
+    def _ask(self, name: bytes, request: Request) -> None:
+        machine = self.machines.get(name)
+        if machine is None:
+            request.done(status=m.UNKNOWN)
+            return
+        if request.op == m.CLOSE:
+            self._close(name, machine, request.party)
+            request.done()
+            return
+        self._used.setdefault(request.party, {})[name] = None
+        machine.act(request)
+        if request.waits:
+            if request.number:
+                self._waiting[request.party, request.number] = request, name
+            else:
+                raise AssertionError("what is not answered cannot wait")
+
+    def _withdraw(self, party: Party, number: int) -> None:
+        waiting = self._waiting.get((party, number))
+        if waiting is not None:
+            request, name = waiting
+            self.machines[name].withdraw(request)
+            request.withdrawn()
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    def _close(self, name: bytes, machine: Machine, party: Party) -> None:
+        if self._makers.get(name) == party:
+            self._forget(name)
+        else:
+            self._leave(name, machine, party)
+
+    def _leave(self, name: bytes, machine: Machine, party: Party) -> None:
+        """The process uses this object no more."""
+        self._used.get(party, {}).pop(name, None)
+        for request, of in list(self._waiting.values()):
+            if of == name and request.party == party:
+                machine.withdraw(request)
+                request.withdrawn()
+        machine.depart(party)
+
+    def _forget(self, name: bytes) -> None:
+        """The object is no more; who waits is told so."""
+        machine = self.machines.pop(name)
+        self._made[self._makers.pop(name)].discard(name)
+        for request, of in list(self._waiting.values()):
+            if of == name:
+                machine.withdraw(request)
+                request.done(status=m.UNKNOWN)
+
+    def ended(self, session: Session) -> None:
+        """This session is over: free what it held, and what it made is no more."""
+        party = session.number
+        for name in list(self._used.get(party, ())):
+            machine = self.machines.get(name)
+            if machine is not None:
+                self._leave(name, machine, party)
+        self._used.pop(party, None)
+        for name in list(self._made.get(party, ())):
+            self._forget(name)
+        self._made.pop(party, None)
+
+
+__all__ = ["Objects"]

@@ -1,0 +1,189 @@
+"""This process's way to the shared objects of its broker: ask something of one, and wait for the answer.
+
+    sharing = get_sharing()
+    name = sharing.make(QUEUE, amount=3)
+    ask = sharing.ask(name, queue.GET, timeout=2.0)         # waits; None: not within two seconds
+
+What is asked is answered once, whatever happens. A request that waits too long is withdrawn, and it may have been
+answered just then: that answer counts.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from multihost.engine import Completion, get_engine
+from multihost_common import messages as m
+from multihost_common.errors import BrokerLostError, MultihostError
+
+if TYPE_CHECKING:
+    from multihost.driver import Driver
+    from multihost_common.blocks import Frame
+
+
+class Ask(Completion):
+    """A request, and once it is ``done`` its answer. ``then`` is called when it is, by who runs the loop: it must
+    not wait, and not ask anything."""
+
+    __slots__ = ("amount", "error", "frames", "number", "status", "text", "then")
+
+    def __init__(self, number: int, then: Callable[[Ask], None] | None = None) -> None:
+        super().__init__()
+        self.number = number
+        self.status = m.GRANTED
+        self.amount = 0
+        self.text = ""
+        self.frames: Sequence[Frame] = ()
+        #: Why there will be no answer.
+        self.error: BaseException | None = None
+        self.then = then
+
+    def result(self) -> Ask | None:
+        """The request, if it was done; None: it would have had to wait, or was withdrawn.
+
+        Raises BrokerLostError if the object is no more, ValueError for what is not allowed."""
+        if self.error is not None:
+            raise self.error
+        if self.status == m.FORBIDDEN:
+            raise ValueError(self.text)
+        if self.status == m.UNKNOWN:
+            raise BrokerLostError(
+                "this object is no more: the process that made it has ended, or its broker was started anew"
+            )
+        return self if self.status == m.GRANTED else None
+
+
+class Sharing:
+    """The requests of one engine that have no answer yet."""
+
+    def __init__(self, engine: Driver) -> None:
+        self._engine = engine
+        self._asked: dict[int, Ask] = {}
+        self._numbers = 0
+        self._lock = threading.Lock()
+
+    # -- for everybody -----------------------------------------------------------------------------
+
+    def make(self, kind: int, amount: int = 0, frames: Sequence[Frame] = ()) -> bytes:
+        """A new object; its name. Raises ValueError for what makes no object of this kind."""
+        name = os.urandom(m.OBJECT)
+        first = amount.to_bytes(8, "little")
+        self.ask(name, m.MAKE, kind, (first, *frames))
+        return name
+
+    def ask(
+        self,
+        name: bytes,
+        op: int,
+        amount: int = 0,
+        frames: Sequence[Frame] = (),
+        *,
+        now: bool = False,
+        timeout: float | None = None,
+    ) -> Ask | None:
+        """Ask and wait; the answered request. None: it was not done within ``timeout`` seconds, or at once (``now``).
+
+        Raises BrokerLostError, ValueError: see :meth:`Ask.result`.
+        """
+        if timeout is not None and timeout <= 0:
+            now = True
+        ask = self.begin(name, op, amount, frames, now=now)
+        return self.finish(ask, None if now else timeout)
+
+    def begin(
+        self,
+        name: bytes,
+        op: int,
+        amount: int = 0,
+        frames: Sequence[Frame] = (),
+        *,
+        now: bool = False,
+        then: Callable[[Ask], None] | None = None,
+    ) -> Ask:
+        """Ask, and do not wait."""
+        self._engine._check_alive()
+        with self._lock:
+            self._numbers += 1
+            ask = Ask(self._numbers, then)
+        act = m.Act(ask.number, name, op, amount, now, frames)
+
+        def send() -> None:
+            failure = self._engine._failure
+            if failure is not None:
+                self._end(ask, failure)
+                return
+            self._asked[ask.number] = ask
+            self._engine._send(act)
+
+        self._engine._do(send)
+        return ask
+
+    def finish(self, ask: Ask, timeout: float | None = None) -> Ask | None:
+        """Wait for the answer; after ``timeout`` seconds the request is withdrawn."""
+        engine = self._engine
+        try:
+            if not engine.wait(ask, timeout) and engine.usable:
+                self.withdraw(ask)
+                engine.wait(ask)
+        except BaseException:
+            # Ctrl-C, say: nobody waits for it any more.
+            self.withdraw(ask)
+            raise
+        if not ask.done:
+            engine._check_alive()
+        return ask.result()
+
+    def withdraw(self, ask: Ask) -> None:
+        """The answer is not wanted any more; one comes nevertheless."""
+        self.tell(b"", m.WITHDRAW, ask.number)
+
+    def tell(self, name: bytes, op: int, amount: int = 0, frames: Sequence[Frame] = ()) -> None:
+        """Say something that is not answered. Also for finalizers: it neither waits nor raises."""
+        act = m.Act(0, name, op, amount, False, frames)
+        if self._engine.usable:
+            self._engine._do(lambda: self._engine._send(act))
+
+    def wait(self, ask: Completion, timeout: float | None = None) -> bool:
+        """Wait until it is done. False: it was not within ``timeout`` seconds."""
+        return self._engine.wait(ask, timeout)
+
+    # -- for who runs the loop ---------------------------------------------------------------------
+
+    def take(self, acted: m.Acted) -> None:
+        """An answer has come."""
+        ask = self._asked.pop(acted.number, None)
+        if ask is not None:
+            ask.status, ask.amount, ask.text, ask.frames = (
+                acted.status,
+                acted.amount,
+                acted.text,
+                acted.frames,
+            )
+            self._end(ask, None)
+
+    def fail(self, error: BaseException) -> None:
+        """No answer will come any more."""
+        asked, self._asked = self._asked, {}
+        for ask in asked.values():
+            self._end(ask, error)
+
+    def _end(self, ask: Ask, error: BaseException | None) -> None:
+        ask.error = error
+        ask.done = True
+        if ask.then is not None:
+            ask.then(ask)
+
+
+def get_sharing(address: str | None = None) -> Sharing:
+    """The way to the broker at this address; default: the one that applies to this process."""
+    engine = get_engine(address)
+    sharing = getattr(engine, "sharing", None)
+    if not isinstance(sharing, Sharing):
+        raise MultihostError("this engine has no shared objects")
+    return sharing
+
+
+__all__ = ["Ask", "Sharing", "get_sharing"]
