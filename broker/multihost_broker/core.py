@@ -22,6 +22,7 @@ from multihost_broker.detached.recovery import Recovery
 from multihost_broker.events import INFO, Action, Drop, Event, Gone, Peer, Received, Records, Synced, Tick
 from multihost_broker.journal.records import Record
 from multihost_broker.ledger import Ledger
+from multihost_broker.nested import NestedProducers
 from multihost_broker.objects.kinds import KINDS
 from multihost_broker.objects.registry import Objects
 from multihost_broker.producers import Producers
@@ -68,6 +69,7 @@ class Core:
         self.archive = Archive(self.ledger, self.config.last_ticket, self.config.wall)
         self._recovery = Recovery(self.archive, self._returns)
         self._orders = Orders(self.ledger, self.archive)
+        self._nested = NestedProducers(self.ledger, self._hear_nested)
         self.objects = Objects(self.ledger, KINDS)
         self._next_beat = 0.0
         self._reactions: dict[type, Callable[[Session, Any], None]] = {
@@ -75,6 +77,7 @@ class Core:
             **self._workers.reactions,
             **self._returns.reactions,
             **self.objects.reactions,
+            **self._nested.reactions,
             **Deposits(self.ledger, self.archive).reactions,
             **Fetches(self.ledger, self.archive).reactions,
             m.Beat: self._on_beat,
@@ -101,7 +104,7 @@ class Core:
             self.archive.scribe.records(event)
         if self.archive.stirred:
             self.archive.pump()
-        return self.ledger.flush()
+        return self._nested.wrapped(self.ledger.flush())
 
     def restore(self, records: Iterable[tuple[int, Record]], now: float) -> list[Action]:
         """What the journal has, before anything else; what is to be done about it."""
@@ -122,6 +125,9 @@ class Core:
             self.ledger.memory.deadline(),
         )
         return min(at for at in times if at is not None)
+
+    def _hear_nested(self, peer: Peer, role: str, message: m.Message) -> None:
+        self._on_message(peer, role, message, self.scheduler.now)
 
     def _on_message(self, peer: Peer, role: str, message: m.Message, now: float) -> None:
         kind = type(message)
@@ -172,6 +178,7 @@ class Core:
         else:
             session = self.sessions.open(peer, hello, now)
             session.role = role
+            self._nested.opened(session)
             self._returns.began(session, hello, now)
             if hello.kind != m.ADMIN:
                 self.ledger.note(INFO, f"{hello.kind} {session.number} is here: {_name(session)}")
@@ -231,7 +238,8 @@ class Core:
             return
         self._next_beat = now + HEARTBEAT
         for session in self.sessions.by_number.values():
-            self.ledger.tell(session, m.Beat())
+            if not session.nested:
+                self.ledger.tell(session, m.Beat())
         self._recovery.note(self._capacity()[1])
         for pool in self.pools.values():
             if pool.closing:
@@ -249,12 +257,15 @@ class Core:
             self.ledger.note(INFO, f"{session.kind} {session.number} ({_name(session)}) {why}")
         self.ledger.out.append(Drop(session.peer, why))
         self._returns.ended(session)
+        self._nested.ended(session)
         if session.kind == m.PRODUCER:
             self.objects.ended(session)
             self._producers.ended(session)
             if session.pools:
                 self.sessions.reserved.add(session.number)
         elif session.kind == m.WORKER:
+            for nested in self._nested.of(session):
+                self._end(nested, "was a child of a worker that is gone")
             self._workers.ended(session)
 
     def _on_beat(self, session: Session, beat: m.Beat) -> None:

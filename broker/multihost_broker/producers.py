@@ -68,6 +68,7 @@ class Producers:
             ledger.refuse(producer.peer, "E_STATE", f"pool {opened.pool} is open already")
             return
         opened.pool = number
+        opened.nested = producer.nested
         pool = ledger.open_pool(producer, opened)
         if opened.eager:
             self._open_eagerly(pool)

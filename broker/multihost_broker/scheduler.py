@@ -54,6 +54,8 @@ class Scheduler:
         #: The last lease's number. A job that is stated anew may have been known before, so they count on.
         self.attempts = attempts
         self.pools: dict[int, Pool] = {}
+        #: All workers that have joined.
+        self.workers: dict[int, Session] = {}
         #: Workers with free slots (an ordered set, used in turn).
         self.free: dict[int, Session] = {}
         #: Pools that could do with more slots than there are.
@@ -66,6 +68,7 @@ class Scheduler:
 
     def join(self, worker: Session) -> None:
         """A worker has come: it gets what is ready, or what others have not begun."""
+        self.workers[worker.number] = worker
         if worker.free > 0:
             self.free[worker.number] = worker
         for pool in list(self.pools.values()):
@@ -80,6 +83,7 @@ class Scheduler:
 
     def leave(self, worker: Session) -> list[tuple[Pool, Job, Lease]]:
         """A worker is gone: its slots are, and this is what it held."""
+        self.workers.pop(worker.number, None)
         self.free.pop(worker.number, None)
         held = [
             (leases.share.pool, leases.job, lease)
@@ -315,6 +319,8 @@ class Scheduler:
             self.needy[pool.number] = pool
             if not pool.granted:
                 self._make_room(pool)
+            if not pool.granted and pool.opened.nested:
+                self._grant_beside(pool)
 
     def _grant_free(self, pool: Pool, wanted: int) -> None:
         passed = 0
@@ -328,6 +334,12 @@ class Scheduler:
             slots = min(worker.free, max(1, wanted // len(self.free)))
             wanted -= slots
             self._grant(pool, worker, slots)
+
+    def _grant_beside(self, pool: Pool) -> None:
+        """One child beside the slots, on the worker that has fewest of these: who has the slots may wait for it."""
+        usable = [each for each in self.workers.values() if each.usable(self.now)]
+        if usable:
+            self._grant(pool, max(usable, key=lambda each: each.free), 1)
 
     def _grant(self, pool: Pool, worker: Session, slots: int) -> None:
         if slots <= 0:

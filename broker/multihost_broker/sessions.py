@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from multihost_broker.events import Peer
@@ -50,7 +51,7 @@ class Session:
 
     __slots__ = (
         "claims", "claims_until", "client", "digests", "draining", "former", "free", "gone_at", "heard", "host", "kind",
-        "leases", "name", "number", "peer", "pid", "pools", "returning", "role", "shares", "slots", "stated", "workers",
+        "leases", "name", "nested", "number", "peer", "pid", "pools", "returning", "role", "shares", "slots", "stated", "workers",
     )  # fmt: skip
 
     def __init__(self, number: int, peer: Peer, hello: Hello, now: float) -> None:
@@ -68,6 +69,8 @@ class Session:
         self.heard = now
         #: When its connection ended; None while it lasts.
         self.gone_at: float | None = None
+        #: It is a producer that is a child of a worker.
+        self.nested = False
         # -- of a producer: its pools' numbers
         self.pools: set[int] = set()
         #: Pools and jobs it has stated anew so far, while it does so after a lost connection.
@@ -94,6 +97,8 @@ class Session:
 
     def lost_at(self) -> float:
         """When this session ends if nothing more is heard."""
+        if self.nested:
+            return math.inf
         limit = self.heard + (LOST if self.kind == WORKER else PRODUCER_LOST)
         return limit if self.gone_at is None else min(limit, self.gone_at + GONE)
 

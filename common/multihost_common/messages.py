@@ -153,7 +153,8 @@ class Need(Message):
 
 @message(8, PRODUCER, BROKER)
 class OpenPool(Message):
-    """A pool of children. ``limit`` is how many may run at once over all hosts (0: every slot)."""
+    """A pool of children. ``limit`` is how many may run at once over all hosts (0: every slot). ``nested``: the broker
+    says that its producer is a child itself, so one child of it may run beside the slots."""
 
     pool: int = integer()
     limit: int = integer(U32)
@@ -162,6 +163,7 @@ class OpenPool(Message):
     max_tasks: int = integer(U32)
     eager: bool = flag()
     name: str = text()
+    nested: bool = flag()
 
 
 @message(9, PRODUCER, BROKER)

@@ -20,6 +20,7 @@ An engine owns a loop, a lock and whatever carries messages; the rules between t
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 #: Name of the environment variable that holds the broker's address.
 BROKER_VARIABLE = "MULTIHOST_BROKER"
+
+
+#: The address that applies in a child of a worker: the broker that the worker works for.
+THROUGH_AGENT = "agent"
 
 
 class Completion:
@@ -157,10 +162,17 @@ class Engine(Protocol):
 _engines: dict[str, Engine] = {}
 
 
+def _serving() -> Any:
+    """The child of a worker that this process is, or None."""
+    module = sys.modules.get("multihost_worker.child")
+    child = None if module is None else module.serving
+    return child if child is not None and child.pid == os.getpid() else None
+
+
 def resolve_address(address: str | None) -> str:
     """The broker's address that applies: the argument, else MULTIHOST_BROKER; "" means local."""
     if address is None:
-        address = os.environ.get(BROKER_VARIABLE, "")
+        address = THROUGH_AGENT if _serving() is not None else os.environ.get(BROKER_VARIABLE, "")
     return "" if address == "local" else address
 
 
@@ -180,7 +192,11 @@ def get_engine(address: str | None = None) -> Engine:
 
 def _make(address: str) -> Engine:
     made: Engine
-    if address:
+    if address == THROUGH_AGENT:
+        from multihost.nested import ChildEngine
+
+        made = ChildEngine(_serving())
+    elif address:
         from multihost.remote import RemoteEngine
 
         made = RemoteEngine(address)

@@ -189,6 +189,9 @@ class Assigner:
         if wanted <= 0 or self._books.missing(pool.opened.setup, pool.opened.code):
             return
         room = self._room()
+        if pool.opened.nested and not pool.live:
+            # All others may be waiting for what this one is to do.
+            room = max(1, room)
         if wanted > room:
             wanted = room
             self._cramped[pool.number] = pool

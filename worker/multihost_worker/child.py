@@ -41,6 +41,10 @@ GROUP = 128
 KEEP = 128 << 20
 
 
+#: The child that this process is, once it serves.
+serving: Child | None = None
+
+
 class Job:
     """What Define said, and how many chunks to claim at once."""
 
@@ -60,11 +64,14 @@ class Child:
     """One child process, after its fork."""
 
     def __init__(self, sock: socket, page: int) -> None:
+        self.pid = os.getpid()
         self.link = Link(sock, Segments(KEEP))
         self.link.segments.dropped = self._dropped
         self.claims = Claims(page)
         self.jobs: dict[int, Job] = {}
         self.outbox = Outbox(self.link)
+        #: Waits for what the agent says next; an engine that reads the link in this process takes its place.
+        self.receive = self.link.receive
 
     def _dropped(self, number: int) -> None:
         self.link.known.discard(number)
@@ -72,9 +79,11 @@ class Child:
 
     def serve(self) -> int:
         """Do what the agent says until it says stop, or is gone. Returns the exit status."""
+        global serving
+        serving = self
         signal(SIGURG, self.outbox.prompted)
         while True:
-            message = self.link.receive()
+            message = self.receive()
             if message is None:
                 return 0
             kind, args, frames = message

@@ -24,6 +24,8 @@ from multihost_worker.link import (
     READY,
     RESULT,
     RUN,
+    SAID,
+    SAY,
     SETUP,
     STOP,
     UNREADABLE,
@@ -113,6 +115,7 @@ class Children:
             e.StartChild: self._start_child,
             e.Define: self._define,
             e.Run: self._run,
+            e.Tell: self._say,
             e.Forget: self._forget,
             e.StopChild: self._stop,
             e.KillChild: self._kill,
@@ -348,6 +351,11 @@ class Children:
         if self._watch is not None:
             self._watch(fd, events)
 
+    def _say(self, action: e.Tell) -> None:
+        each = self._children.get(action.child)
+        if each is not None:
+            self._send(each, SAID, (), action.frames)
+
     def _send(self, each: _Child, kind: int, args: tuple[Any, ...] = (), frames: Sequence[Any] = ()) -> None:
         if not each.link.eof:
             self._set(each.link.fd, READ if each.link.send(kind, args, frames) else READ | WRITE)
@@ -376,6 +384,8 @@ class Children:
             self._read_outputs(each)
             each.book.passed(position)
             self._emit(e.ChildResult(each.child, job, start, count, spent, encoding, frames))
+        elif kind == SAY:
+            self._emit(e.ChildSays(each.child, frames))
         elif kind == READY:
             each.pid = args[0]
             self._emit(e.ChildReady(each.child, args[0]))

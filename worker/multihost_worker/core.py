@@ -16,6 +16,7 @@ from multihost_worker import events as e
 from multihost_worker.assign import Assigner
 from multihost_worker.books import Books, CoreConfig
 from multihost_worker.minder import Minder
+from multihost_worker.nested import Nested
 from multihost_worker.slots import ChildPool
 from multihost_worker.watch import Watch
 from multihost_worker.work import AgentJob, Work
@@ -35,7 +36,8 @@ class Core:
         self.blobs = self.books.blobs
         self._watch = Watch()
         self._assigner = Assigner(self.books, self._watch)
-        self._minder = Minder(self.books, self._assigner, self._watch, self._spare)
+        self._nested = Nested(self.books, self._root_of)
+        self._minder = Minder(self.books, self._assigner, self._watch, self._spare, self._nested.ended)
         self._drain_by: float | None = None
         #: The broker has answered that it sends no more work.
         self._heard_out = False
@@ -43,6 +45,7 @@ class Core:
         self._orphan_at: float | None = None
         self._reactions: dict[type, Callable[[Any], None]] = {
             **self._minder.reactions,
+            **self._nested.reactions,
             e.Connected: self._on_connected,
             e.Disconnected: self._on_disconnected,
             e.NotSpooled: self._on_not_spooled,
@@ -78,6 +81,11 @@ class Core:
         """When :class:`~multihost_worker.events.Tick` is due."""
         times = (self._watch.deadline(), self._next_beat, self._drain_by, self._orphan_at)
         return min((at for at in times if at is not None), default=None)
+
+    def _root_of(self, child: int) -> int | None:
+        """The pool that the child belongs to."""
+        known = self.children.get(child)
+        return None if known is None else known.pool.number
 
     # -- the session -------------------------------------------------------------------------------
 

@@ -52,6 +52,14 @@ class ChildResult(Struct):
 
 
 @struct
+class ChildSays(Struct):
+    """What the child runs is a producer, too, and says this to the broker: header and frames of a message."""
+
+    child: int
+    frames: Frames
+
+
+@struct
 class ChildDied(Struct):
     """The child has ended, and all it sent before was told. ``position``: of the item it was
     running, or -1; it was one of ``covers`` from there on. ``signal`` 0: it exited with ``exitcode``.
@@ -132,7 +140,7 @@ class Tick(Struct):
 
 
 Event: TypeAlias = (
-    Received | ChildReady | ChildFailed | ChildResult | ChildDied | Reclaimed | Progress | ChildMemory
+    Received | ChildReady | ChildFailed | ChildResult | ChildSays | ChildDied | Reclaimed | Progress | ChildMemory
     | Connected | Disconnected | NotSpooled | Unspooled | Stop | Tick
 )  # fmt: skip
 
@@ -144,6 +152,14 @@ class Send(Struct):
     """A message to the broker."""
 
     message: Message
+
+
+@struct
+class Tell(Struct):
+    """The broker says this to the producer that the child is: header and frames of a message."""
+
+    child: int
+    frames: Frames
 
 
 @struct
@@ -250,6 +266,6 @@ class Exit(Struct):
 
 
 Action: TypeAlias = (
-    Send | StartChild | Define | Run | Forget | StopChild | KillChild | Reclaim | Inspect | Spool | Unspool | Unlink
+    Send | Tell | StartChild | Define | Run | Forget | StopChild | KillChild | Reclaim | Inspect | Spool | Unspool | Unlink
     | Exit
 )  # fmt: skip

@@ -22,6 +22,7 @@ from multihost_worker.segments import LIMIT, Mappings, Segments
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
+    from _thread import LockType as Lock
     from collections.abc import Callable, Iterable
     from typing import Any, TypeAlias
 
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     Parsed: TypeAlias = tuple[int, tuple[Any, ...], list[Frame]]
 
 # Agent to child.
-SETUP, DEFINE, RUN, FORGET, STOP = 1, 2, 3, 4, 5
+SETUP, DEFINE, RUN, FORGET, STOP, SAID = 1, 2, 3, 4, 5, 6
 # Either way, where nothing else goes: only what comes along with each message counts.
 FREED = 15
 # Child to agent.
-READY, FAILED, RESULT = 16, 17, 18
+READY, FAILED, RESULT, SAY = 16, 17, 18, 19
 
 #: Frames of this size and more travel in segments, bytes.
 LARGE = 65_536
@@ -76,6 +77,8 @@ class Link:
         self.dropping: list[int] = []
         self.eof = False
         self.drained = False
+        #: Held while something is sent, where several threads do.
+        self.guard: Lock | None = None
         self._queue: deque[tuple[memoryview, list[int]]] = deque()
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
@@ -123,6 +126,12 @@ class Link:
 
     def send(self, kind: int, args: tuple[Any, ...] = (), frames: Iterable[Frame] = ()) -> bool:
         """Send or queue a message. True if all that was queued has gone."""
+        if self.guard is None:
+            return self._send(kind, args, frames)
+        with self.guard:
+            return self._send(kind, args, frames)
+
+    def _send(self, kind: int, args: tuple[Any, ...], frames: Iterable[Frame]) -> bool:
         data, fds = self._pack(kind, args, frames)
         if self._queue or fds or self.eof:
             self._queue.append((memoryview(data), fds))

@@ -18,9 +18,18 @@ AGAIN = 0.05
 
 
 class Minder:
-    """Reacts to what the children do. ``spare`` is called when one of them has nothing left."""
+    """Reacts to what the children do. ``spare`` is called when one of them has nothing left, ``ended`` with the number
+    of each that is gone."""
 
-    def __init__(self, books: Books, assigner: Assigner, watch: Watch, spare: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        books: Books,
+        assigner: Assigner,
+        watch: Watch,
+        spare: Callable[[], None],
+        ended: Callable[[int], None],
+    ) -> None:
+        self._ended = ended
         self._books = books
         self._assigner = assigner
         self._watch = watch
@@ -194,6 +203,7 @@ class Minder:
         child = self._books.children.pop(event.child, None)
         if child is None:
             return
+        self._ended(event.child)
         pool = child.pool
         child.check_at = None
         self._charge(child, event)

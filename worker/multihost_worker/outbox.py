@@ -103,6 +103,12 @@ class Outbox:
         """A signal's handler: this item takes long, so send what was done before it."""
         if not self.waits:
             return
+        guard = self.link.guard
+        if guard is not None:
+            if not guard.acquire(blocking=False):
+                # Perhaps by the very code that was interrupted here. It will be prompted again.
+                return
+            guard.release()
         del self.group[self._gone + len(self.values) - self.group_at + 1 :]
         if not self.values:
             return

@@ -1,0 +1,83 @@
+"""Producers that are children of a worker: their messages come and go through their worker's session.
+
+Such a producer has a session of its own, under a peer that stands for the way to it. It is alive while its worker
+is, and ends when its worker says so or is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from multihost_broker.events import Action, Drop, Send
+from multihost_broker.ledger import Ledger
+from multihost_broker.sessions import Session
+from multihost_common import messages as m
+from multihost_common.errors import ProtocolError
+
+
+class Through(NamedTuple):
+    """The peer that such a producer is: its worker's session, and which child it is there."""
+
+    worker: int
+    child: int
+
+
+class NestedProducers:
+    """See the module. ``hear(peer, role, message)`` takes what they say."""
+
+    def __init__(self, ledger: Ledger, hear: Callable[[Through, str, m.Message], None]) -> None:
+        self._ledger = ledger
+        self._hear = hear
+        #: By the worker's session: those that have said Hello.
+        self._here: dict[int, set[Through]] = {}
+        self.reactions: dict[type, Callable[[Session, Any], None]] = {m.Via: self._on_via}
+
+    def _on_via(self, worker: Session, via: m.Via) -> None:
+        peer = Through(worker.number, via.child)
+        self._here.setdefault(worker.number, set()).add(peer)
+        try:
+            message = m.decode(via.frames)
+        except ProtocolError as error:
+            self._ledger.refuse(worker.peer, error.code, f"through child {via.child}: {error.text}")
+            return
+        if type(message) is m.Hello and via.root not in worker.shares:
+            self._ledger.refuse(peer, "E_ROLE", "this child does not work for a producer that is here")
+            return
+        self._hear(peer, m.PRODUCER, message)
+
+    def opened(self, session: Session) -> None:
+        """A session has begun: is it one of these?"""
+        session.nested = isinstance(session.peer, Through)
+
+    def of(self, worker: Session) -> list[Session]:
+        """The sessions that end with this worker's."""
+        by_peer = self._ledger.sessions.by_peer
+        return [by_peer[peer] for peer in self._here.pop(worker.number, ()) if peer in by_peer]
+
+    def ended(self, session: Session) -> None:
+        """A session is over."""
+        if isinstance(session.peer, Through):
+            here = self._here.get(session.peer.worker, set())
+            here.discard(session.peer)
+            if not here:
+                self._here.pop(session.peer.worker, None)
+
+    def wrapped(self, actions: list[Action]) -> list[Action]:
+        """The actions, with what is for these producers put into messages to their workers."""
+        if not self._here:
+            return actions
+        return [each for action in actions if (each := self._wrap(action)) is not None]
+
+    def _wrap(self, action: Action) -> Action | None:
+        if type(action) is Drop:
+            return None if type(action.peer) is Through else action
+        if type(action) is not Send or type(action.peer) is not Through:
+            return action
+        worker = self._ledger.sessions.by_number.get(action.peer.worker)
+        if worker is None:
+            return None
+        return Send(worker.peer, m.Via(action.peer.child, 0, m.encode(action.message)))
+
+
+__all__ = ["NestedProducers", "Through"]
