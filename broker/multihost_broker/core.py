@@ -1,7 +1,7 @@
 """The broker's core: told messages and the time, it answers with messages to send.
 
 It is composed of :mod:`sessions` (who is here), :mod:`pools` and :mod:`scheduler` (who works for whom),
-:mod:`jobs` and :mod:`leases` (which item is where), :mod:`blobs` (content by digest), all of it held by
+:mod:`jobs` and :mod:`leases` (which item is where), :mod:`processes`, :mod:`blobs` (content by digest), all of it held by
 :mod:`ledger`. What producers say is answered in :mod:`producers`, what workers say in :mod:`workers`,
 what both say when they come back in :mod:`returns`, what becomes of jobs that outlive their submitter in
 :mod:`detached`; this file is the door, who comes and goes, and the time.
@@ -25,6 +25,7 @@ from multihost_broker.ledger import Ledger
 from multihost_broker.nested import NestedProducers
 from multihost_broker.objects.kinds import KINDS
 from multihost_broker.objects.registry import Objects
+from multihost_broker.processes import Processes
 from multihost_broker.producers import Producers
 from multihost_broker.returns import Returns
 from multihost_broker.sessions import HEARTBEAT, Session
@@ -64,7 +65,8 @@ class Core:
         self.pools = self.ledger.pools
         self.owners = self.ledger.owners
         self._workers = Workers(self.ledger, self._announce)
-        self._returns = Returns(self.ledger, self._workers.joined)
+        self._returns = Returns(self.ledger, self._joined)
+        self.processes = Processes(self.ledger)
         self._producers = Producers(self.ledger, self._returns)
         self.archive = Archive(self.ledger, self.config.last_ticket, self.config.wall)
         self._recovery = Recovery(self.archive, self._returns)
@@ -78,6 +80,8 @@ class Core:
             **self._returns.reactions,
             **self.objects.reactions,
             **self._nested.reactions,
+            **self.processes.reactions,
+            m.Blob: self._on_blob,
             **Deposits(self.ledger, self.archive).reactions,
             **Fetches(self.ledger, self.archive).reactions,
             m.Beat: self._on_beat,
@@ -191,7 +195,7 @@ class Core:
             self._returns.moved(session)
             self.ledger.memory.back(session)
         elif hello.kind == m.WORKER and not session.returning:
-            self._workers.joined(session)
+            self._joined(session)
 
     def _misfit(self, role: str, hello: m.Hello) -> tuple[str, str] | None:
         if hello.kind not in (m.PRODUCER, m.WORKER, m.ADMIN):
@@ -246,6 +250,15 @@ class Core:
                 # What was said before may have been lost, or the answer to it.
                 self.ledger.order_close(pool)
         self.scheduler.tick()
+        self.processes.place()
+
+    def _on_blob(self, producer: Session, blob: m.Blob) -> None:
+        self._producers.on_blob(producer, blob)
+        self.processes.place()
+
+    def _joined(self, worker: Session) -> None:
+        self._workers.joined(worker)
+        self.processes.place()
 
     def _on_bye(self, session: Session, bye: m.Bye) -> None:
         self._end(session, bye.reason or "left")
@@ -260,12 +273,14 @@ class Core:
         self._nested.ended(session)
         if session.kind == m.PRODUCER:
             self.objects.ended(session)
+            self.processes.owner_ended(session)
             self._producers.ended(session)
             if session.pools:
                 self.sessions.reserved.add(session.number)
         elif session.kind == m.WORKER:
             for nested in self._nested.of(session):
                 self._end(nested, "was a child of a worker that is gone")
+            self.processes.worker_ended(session, why)
             self._workers.ended(session)
 
     def _on_beat(self, session: Session, beat: m.Beat) -> None:

@@ -32,6 +32,8 @@ class Ledger:
         self.awaited: dict[bytes, set[int]] = {}
         #: Takes what the producer of a detached job would be told.
         self.take_in: Callable[[Pool, m.Message], None] = lambda pool, message: None
+        #: Whose process of this number this worker runs.
+        self.process_owner: Callable[[int, Session], Session | None] = lambda number, worker: None
 
     def emit(self, action: Action) -> None:
         self.out.append(action)

@@ -41,10 +41,13 @@ class NestedProducers:
         except ProtocolError as error:
             self._ledger.refuse(worker.peer, error.code, f"through child {via.child}: {error.text}")
             return
-        if type(message) is m.Hello and via.root not in worker.shares:
+        if type(message) is m.Hello and not self._works(worker, via.root):
             self._ledger.refuse(peer, "E_ROLE", "this child does not work for a producer that is here")
             return
         self._hear(peer, m.PRODUCER, message)
+
+    def _works(self, worker: Session, root: int) -> bool:
+        return root in worker.shares or self._ledger.process_owner(root, worker) is not None
 
     def opened(self, session: Session) -> None:
         """A session has begun: is it one of these?"""

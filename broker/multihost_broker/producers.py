@@ -23,7 +23,6 @@ class Producers:
         self._returns = returns
         self._scheduler = ledger.scheduler
         self.reactions: dict[type, Callable[[Session, Any], None]] = {
-            m.Blob: self._on_blob,
             m.OpenPool: self._on_open_pool,
             m.ClosePool: self._on_close_pool,
             m.OpenJob: self._on_open_job,
@@ -41,7 +40,8 @@ class Producers:
 
     # -- content -----------------------------------------------------------------------------------
 
-    def _on_blob(self, producer: Session, blob: m.Blob) -> None:
+    def on_blob(self, producer: Session, blob: m.Blob) -> None:
+        """Content that pools and jobs refer to."""
         ledger = self._ledger
         ledger.blobs.put(blob.digest, blob.frames[0])
         for number in ledger.awaited.pop(blob.digest, ()):

@@ -130,9 +130,12 @@ class Workers:
 
     def _on_output(self, worker: Session, output: m.Output) -> None:
         share = worker.shares.get(output.pool)
+        owner = None if share is not None else self._ledger.process_owner(output.pool, worker)
+        output.pool &= NUMBER
         if share is not None:
-            output.pool &= NUMBER
             self._ledger.tell_owner(share.pool, output)
+        elif owner is not None:
+            self._ledger.tell(owner, output)
 
     # -- items -------------------------------------------------------------------------------------
 

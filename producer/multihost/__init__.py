@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from multiprocessing import Lock as Lock
     from multiprocessing import Manager as Manager
     from multiprocessing import Pipe as Pipe
-    from multiprocessing import Process as Process
     from multiprocessing import ProcessError as ProcessError
     from multiprocessing import Queue as Queue
     from multiprocessing import RawArray as RawArray
@@ -32,15 +31,12 @@ if TYPE_CHECKING:
     from multiprocessing import SimpleQueue as SimpleQueue
     from multiprocessing import TimeoutError as TimeoutError
     from multiprocessing import Value as Value
-    from multiprocessing import active_children as active_children
     from multiprocessing import allow_connection_pickling as allow_connection_pickling
-    from multiprocessing import current_process as current_process
     from multiprocessing import freeze_support as freeze_support
     from multiprocessing import get_all_start_methods as get_all_start_methods
     from multiprocessing import get_logger as get_logger
     from multiprocessing import get_start_method as get_start_method
     from multiprocessing import log_to_stderr as log_to_stderr
-    from multiprocessing import parent_process as parent_process
     from multiprocessing import set_executable as set_executable
     from multiprocessing import set_forkserver_preload as set_forkserver_preload
     from multiprocessing import set_start_method as set_start_method
@@ -52,6 +48,10 @@ if TYPE_CHECKING:
     from multihost.detached import detached_result as detached_result
     from multihost.executor import Executor as Executor
     from multihost.pool import Pool as Pool
+    from multihost.process import Process as Process
+    from multihost.process import active_children as active_children
+    from multihost.process import current_process as current_process
+    from multihost.process import parent_process as parent_process
     from multihost_common.errors import AuthError as AuthError
     from multihost_common.errors import BrokerLostError as BrokerLostError
     from multihost_common.errors import ConfigError as ConfigError
@@ -81,6 +81,10 @@ _HOMES = {
     "DetachedResult": "multihost.detached",
     "Executor": "multihost.executor",
     "Pool": "multihost.pool",
+    "Process": "multihost.process",
+    "active_children": "multihost.process",
+    "current_process": "multihost.process",
+    "parent_process": "multihost.process",
     "cpu_count": "multihost.context",
     "detached_result": "multihost.detached",
     "get_context": "multihost.context",
@@ -92,7 +96,6 @@ _MODULES = {
     "connection",
     "dummy",
     "managers",
-    "process",
     "queues",
     "shared_memory",
     "sharedctypes",
@@ -108,7 +111,7 @@ def __getattr__(name: str) -> Any:
     if home is not None:
         value = globals()[name] = getattr(importlib.import_module(home), name)
         return value
-    if name in ("context", "executor", "pool"):
+    if name in ("context", "executor", "pool", "process"):
         return importlib.import_module(f"multihost.{name}")
     if name in _MODULES:
         return importlib.import_module(f"multiprocessing.{name}")

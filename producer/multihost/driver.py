@@ -13,6 +13,7 @@ import time
 
 from multihost.engine import Completion, Job, PoolSpec
 from multihost.kept import Kept
+from multihost.launching import Launching
 from multihost.loop import Loop
 from multihost.sharing import Sharing
 from multihost_common import messages as m
@@ -43,6 +44,7 @@ class Driver(Loop):
         super().__init__()
         self.capacity = 0
         self.sharing = Sharing(self)
+        self.launching = Launching(self)
         #: In the order in which they were poked: who asked first is served first.
         self._poked: dict[Job, None] = {}
         self._jobs: dict[int, Job] = {}
@@ -201,7 +203,7 @@ class Driver(Loop):
         return bool(self._poked) or (done and self._busy())
 
     def _busy(self) -> bool:
-        return any(not job.idle() for job in list(self._jobs.values()))
+        return bool(self.launching.alive) or any(not job.idle() for job in list(self._jobs.values()))
 
     def _produce(self) -> bool:
         """Let every job that was poked send more. True: some have still more to send."""
@@ -233,6 +235,8 @@ class Driver(Loop):
                     self._poked[job] = None
         elif isinstance(message, m.Acted):
             self.sharing.take(message)
+        elif isinstance(message, (m.Launched, m.Exited)):
+            self.launching.take(message)
         elif isinstance(message, m.PoolClosed):
             self._pool_has_closed(message.pool)
         elif isinstance(message, m.PoolBroken):
@@ -252,6 +256,10 @@ class Driver(Loop):
         for blobs in self._blobs.values():
             if digest in blobs:
                 self._send(m.Blob(digest, (blobs[digest],)))
+                return
+        for content in self.launching.contents():
+            if content and digest_of(content) == digest:
+                self._send(m.Blob(digest, (content,)))
                 return
         for job in self._jobs.values():
             for message in job.open():
@@ -302,6 +310,8 @@ class Driver(Loop):
             self._state(job)
         for number, kill in self._closing_pools.items():
             self._send(m.ClosePool(number, kill))
+        for message in self.launching.restate():
+            self._send(message)
         self._send(m.Restated())
 
     def _let_go(self) -> None:
@@ -343,6 +353,7 @@ class Driver(Loop):
         self._failure = error
         self._abort(list(self._jobs.values()), error)
         self.sharing.fail(error)
+        self.launching.fail(error)
         for completion in self._closed_pools.values():
             completion.done = True
 

@@ -84,19 +84,7 @@ class PoolHandle:
     ) -> bytes:
         # Its children see __main__ as it is from now on.
         renew()
-        setup: dict[str, Any] = {
-            "sys_path": list(sys.path) if self.local else None,
-            "cwd": _cwd() if self.local else None,
-            "environ": dict(os.environ) if self.local else None,
-            "argv": list(sys.argv) if self.local else None,
-            "name": name,
-            "loggers": describe(self.local),
-            "authkey": authkey() if self.local else b"",
-            "initializer": dump_function(initializer) if initializer is not None else b"",
-            # In band: it is small, and must be one blob.
-            "initargs": dump_function(initargs) if initargs else pickle.dumps((), 5),  # type: ignore[arg-type]
-        }
-        return pickle.dumps(setup, 5)
+        return setup_of(self.local, name, initializer, initargs, authkey() if self.local else b"")
 
     def _code(self, function: Callable[..., object] | None, pickled: bytes = b"") -> bytes:
         if self.local or function is None:
@@ -282,6 +270,25 @@ class PoolHandle:
         for iterator in list(self._iterators):
             iterator.release()
         return self.engine.wait(self.engine.pool_closed(self.number), timeout)
+
+
+def setup_of(
+    local: bool, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], key: bytes
+) -> bytes:
+    """How a child is set up, pickled: see :class:`~multihost.engine.PoolSpec`. ``local``: on this machine."""
+    setup: dict[str, Any] = {
+        "sys_path": list(sys.path) if local else None,
+        "cwd": _cwd() if local else None,
+        "environ": dict(os.environ) if local else None,
+        "argv": list(sys.argv) if local else None,
+        "name": name,
+        "loggers": describe(local),
+        "authkey": bytes(key),
+        "initializer": dump_function(initializer) if initializer is not None else b"",
+        # In band: it is small, and must be one blob.
+        "initargs": dump_function(initargs) if initargs else pickle.dumps((), 5),  # type: ignore[arg-type]
+    }
+    return pickle.dumps(setup, 5)
 
 
 def _cwd() -> str | None:

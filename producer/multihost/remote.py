@@ -108,6 +108,10 @@ class RemoteEngine(Driver):
 
     def _unsendable(self, message: m.Message, error: ProtocolError) -> None:
         """Only the job that this message is of cannot go on."""
+        if isinstance(message, m.Launch):
+            text = f"the process cannot be sent to the broker: {error.text}"
+            self.launching.unsendable(message.process, text)
+            return
         job = self._jobs.get(getattr(message, "job", 0))
         if job is None:
             raise error

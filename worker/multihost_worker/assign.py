@@ -203,9 +203,13 @@ class Assigner:
         slots = self._books.config.slots or MOST_CHILDREN
         return slots - sum(pool.live for pool in self._books.pools.values())
 
-    def _start(self, pool: ChildPool) -> None:
-        child = Child(self._next_child, pool)
+    def number_child(self) -> int:
+        """The number of a new child."""
         self._next_child += 1
+        return self._next_child - 1
+
+    def _start(self, pool: ChildPool) -> None:
+        child = Child(self.number_child(), pool)
         self._books.children[child.number] = child
         pool.enter(child)
         opened = pool.opened

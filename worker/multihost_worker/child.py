@@ -18,7 +18,7 @@ from multihost_common.pickling import (
     loads,
 )
 from multihost_worker.claims import COVERS, RUNNING, SINCE, SINCE_OF, Claims
-from multihost_worker.link import DEFINE, FAILED, FORGET, FREED, READY, RUN, SETUP, STOP, Link
+from multihost_worker.link import DEFINE, FAILED, FORGET, FREED, PROCESS, READY, RUN, SETUP, STOP, Link
 from multihost_worker.outbox import Failure, Outbox
 from multihost_worker.segments import Segments
 
@@ -101,6 +101,8 @@ class Child:
             elif kind == SETUP:
                 if not self._set_up(*args, *frames):
                     return 1
+            elif kind == PROCESS:
+                return _become(frames)
             elif kind == STOP:
                 return 0
             frames.clear()
@@ -419,6 +421,18 @@ def trace_text(error: BaseException) -> str:
         return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
     except Exception as failure:  # noqa: BLE001
         return f"{type(error).__name__}, which cannot be shown ({type(failure).__name__})\n"
+
+
+def _become(frames: list[Frame]) -> int:
+    """Be the process that was launched; its exit code."""
+    try:
+        main = loads(frames[0], buffers=frames[1:])
+    except BaseException as error:  # noqa: BLE001
+        sys.stderr.write(trace_text(error))
+        return 1
+    frames.clear()
+    code: int = main()
+    return code
 
 
 def _add_bundle(private_dir: str, code: Frame) -> None:

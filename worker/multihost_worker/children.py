@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from multihost_worker import events as e
 from multihost_worker import memory
 from multihost_worker.claims import ClaimBook
-from multihost_worker.control import DIED, FORKED, KILL, REFUSED, START
+from multihost_worker.control import DIED, FORKED, KILL, REFUSED, SIGNAL, START
 from multihost_worker.link import (
     DEFINE,
     FAILED,
     FORGET,
     FREED,
+    PROCESS,
     READY,
     RESULT,
     RUN,
@@ -119,6 +120,8 @@ class Children:
             e.Forget: self._forget,
             e.StopChild: self._stop,
             e.KillChild: self._kill,
+            e.Begin: self._begin,
+            e.SignalChild: self._signal,
             e.Reclaim: self._reclaim,
             e.Inspect: self._inspect,
         }
@@ -327,6 +330,16 @@ class Children:
         if each is not None:
             each.killed = True
             self._server.request(KILL, action.child, [])
+            self._flushed_server()
+
+    def _begin(self, action: e.Begin) -> None:
+        each = self._children.get(action.child)
+        if each is not None:
+            self._send(each, PROCESS, (), action.frames)
+
+    def _signal(self, action: e.SignalChild) -> None:
+        if action.child in self._children:
+            self._server.request(SIGNAL, action.child, [], action.signal)
             self._flushed_server()
 
     def _reclaim(self, action: e.Reclaim) -> None:

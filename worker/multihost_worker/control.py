@@ -1,6 +1,6 @@
 """What an agent and its forkserver say to each other: records of five signed 64-bit words.
 
-A request is ``(kind, child, 0, 0, 0)`` with descriptors beside, a report
+A request is ``(kind, child, signal, 0, 0)`` with descriptors beside, a report
 ``(kind, child, pid, status, peak)``. They are here, and not with the forkserver, so that an agent does
 not import what only children need.
 """
@@ -8,7 +8,7 @@ not import what only children need.
 from __future__ import annotations
 
 # Requests.
-START, KILL = 1, 2
+START, KILL, SIGNAL = 1, 2, 3
 
 # Reports. ``status``: as of waitpid() with DIED, an errno with REFUSED. ``peak``: resident bytes.
 FORKED, REFUSED, DIED = 1, 2, 3

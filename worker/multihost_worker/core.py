@@ -17,6 +17,7 @@ from multihost_worker.assign import Assigner
 from multihost_worker.books import Books, CoreConfig
 from multihost_worker.minder import Minder
 from multihost_worker.nested import Nested
+from multihost_worker.processes import Processes
 from multihost_worker.slots import ChildPool
 from multihost_worker.watch import Watch
 from multihost_worker.work import AgentJob, Work
@@ -38,6 +39,9 @@ class Core:
         self._assigner = Assigner(self.books, self._watch)
         self._nested = Nested(self.books, self._root_of)
         self._minder = Minder(self.books, self._assigner, self._watch, self._spare, self._nested.ended)
+        self.processes = Processes(
+            self.books, self._assigner.number_child, self._minder.reactions, self._spare, self._nested.ended
+        )
         self._drain_by: float | None = None
         #: The broker has answered that it sends no more work.
         self._heard_out = False
@@ -46,6 +50,7 @@ class Core:
         self._reactions: dict[type, Callable[[Any], None]] = {
             **self._minder.reactions,
             **self._nested.reactions,
+            **self.processes.reactions,
             e.Connected: self._on_connected,
             e.Disconnected: self._on_disconnected,
             e.NotSpooled: self._on_not_spooled,
@@ -83,9 +88,9 @@ class Core:
         return min((at for at in times if at is not None), default=None)
 
     def _root_of(self, child: int) -> int | None:
-        """The pool that the child belongs to."""
+        """The pool that the child belongs to, or the process that it is."""
         known = self.children.get(child)
-        return None if known is None else known.pool.number
+        return self.processes.root_of(child) if known is None else known.pool.number
 
     # -- the session -------------------------------------------------------------------------------
 
@@ -123,6 +128,7 @@ class Core:
             self.books.blobs.release(pool.opened.setup)
             self.books.blobs.release(pool.opened.code)
         self.pools.clear()
+        self.processes.kill_all()
         for job in list(self.jobs.values()):
             self.books.forget(job)
         self._spare()
@@ -149,6 +155,7 @@ class Core:
         for job in self.jobs.values():
             if job.parked:
                 self.books.ask_for(job.opened.function, job.opened.code)
+        self.processes.ask_again()
 
     # -- stopping ----------------------------------------------------------------------------------
 
@@ -193,7 +200,7 @@ class Core:
         if self.books.draining and self._drain_by is not None and self._heard_out:
             if any(child.given for child in self.children.values()):
                 return
-            if any(job.kept for job in self.jobs.values()):
+            if self.processes.by_number or any(job.kept for job in self.jobs.values()):
                 # Not before the broker has it.
                 return
             self._leave("drained")
@@ -203,6 +210,7 @@ class Core:
         for child in self.children.values():
             self._minder.kill(child, m.CANCELLED)
             child.clear()
+        self.processes.kill_all()
         self.books.draining = True
         self._leave("stopped")
 
@@ -227,6 +235,7 @@ class Core:
                     pool.queue.put(work, first=True)
         for pool in list(self.pools.values()):
             self._assigner.feed(pool)
+        self.processes.content_came()
 
     def _on_open_pool(self, opened: m.OpenPool) -> None:
         known = self.pools.get(opened.pool)

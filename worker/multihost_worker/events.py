@@ -173,6 +173,22 @@ class StartChild(Struct):
 
 
 @struct
+class Begin(Struct):
+    """What this child runs, in its main thread: it ends when that does."""
+
+    child: int
+    frames: Frames
+
+
+@struct
+class SignalChild(Struct):
+    """Send the child a signal."""
+
+    child: int
+    signal: int
+
+
+@struct
 class Define(Struct):
     """Tell the child the function of a job before the first Run of it."""
 
@@ -267,5 +283,5 @@ class Exit(Struct):
 
 Action: TypeAlias = (
     Send | Tell | StartChild | Define | Run | Forget | StopChild | KillChild | Reclaim | Inspect | Spool | Unspool | Unlink
-    | Exit
+    | Begin | SignalChild | Exit
 )  # fmt: skip

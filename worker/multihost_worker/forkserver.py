@@ -15,7 +15,7 @@ from _socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_STREAM, socket
 from array import array
 
 from multihost_worker.child import Child
-from multihost_worker.control import CONTROL, DIED, FORKED, KILL, RECORD, REFUSED
+from multihost_worker.control import CONTROL, DIED, FORKED, KILL, RECORD, REFUSED, SIGNAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class ForkServer:
                 if status is not None:
                     return status
 
-    def request(self) -> tuple[int, int, list[int]] | None:
+    def request(self) -> tuple[int, int, int, list[int]] | None:
         """The next request, None when the agent is gone."""
         words = array("q")
         fds = array("i")
@@ -77,7 +77,7 @@ class ForkServer:
                 if kind == SCM_RIGHTS:
                     fds.frombytes(raw)
         words.frombytes(data)
-        return words[0], words[1], list(fds)
+        return words[0], words[1], words[2], list(fds)
 
     def report(self, *values: int) -> None:
         """Tell the agent; it always reads, so this may block."""
@@ -86,12 +86,15 @@ class ForkServer:
         except OSError:
             return
 
-    def carry_out(self, kind: int, child: int, fds: list[int]) -> int | None:
+    def carry_out(self, kind: int, child: int, signum: int, fds: list[int]) -> int | None:
         """None in the server; the exit status in a child that is done."""
         if kind == KILL:
             pid = self.pids.get(child)
             if pid is not None:
                 _kill(pid)
+            return None
+        if kind == SIGNAL:
+            _send_signal(self.pids.get(child, 0), signum)
             return None
         try:
             pid = os.fork()
@@ -196,6 +199,14 @@ def _kill(pid: int) -> None:
         os.kill(pid, _signal.SIGKILL)
     except OSError:
         return
+
+
+def _send_signal(pid: int, signum: int) -> None:
+    if pid:
+        try:
+            os.kill(pid, signum)
+        except (OSError, ValueError):
+            return
 
 
 def _set_group(pid: int) -> None:

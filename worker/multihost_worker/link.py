@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Parsed: TypeAlias = tuple[int, tuple[Any, ...], list[Frame]]
 
 # Agent to child.
-SETUP, DEFINE, RUN, FORGET, STOP, SAID = 1, 2, 3, 4, 5, 6
+SETUP, DEFINE, RUN, FORGET, STOP, SAID, PROCESS = 1, 2, 3, 4, 5, 6, 7
 # Either way, where nothing else goes: only what comes along with each message counts.
 FREED = 15
 # Child to agent.

@@ -1,0 +1,176 @@
+"""Processes of their own, beside the slots: which worker runs each, and what becomes of it.
+
+A process goes to the least loaded worker and stays there. It ends with its worker's session, and with its owner's:
+whoever started it is told of the one, and it is killed for the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from multihost_broker.ledger import Ledger
+from multihost_broker.sessions import NUMBER, UNLIMITED, Session
+from multihost_common import messages as m
+
+#: What a process that was lost with its host ended by, as far as anybody can tell.
+SIGKILL = 9
+
+
+class Process:
+    """One process. Its number is its session's and its own, as those of pools are."""
+
+    __slots__ = ("host", "launch", "number", "owner", "pid", "worker")
+
+    def __init__(self, owner: Session, launch: m.Launch) -> None:
+        self.number = owner.number << 32 | launch.process
+        self.owner = owner
+        self.launch = launch
+        launch.process = self.number
+        #: Who runs it; None: nobody yet.
+        self.worker: Session | None = None
+        #: Where it runs, once it does.
+        self.host = ""
+        self.pid = 0
+
+
+class Processes:
+    """Reacts to what producers and workers say about processes."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.by_number: dict[int, Process] = {}
+        #: Those that no worker has yet, in the order in which they came.
+        self._waiting: dict[int, Process] = {}
+        #: Session -> its processes: those that it has started, and those that it runs.
+        self._owned: dict[int, dict[int, Process]] = {}
+        self._run: dict[int, dict[int, Process]] = {}
+        ledger.process_owner = self._owner_of
+        self.reactions: dict[type, Callable[[Session, Any], None]] = {
+            m.Launch: self._on_launch,
+            m.Launched: self._on_launched,
+            m.Exited: self._on_exited,
+            m.Signal: self._on_signal,
+        }
+
+    def _owner_of(self, number: int, worker: Session) -> Session | None:
+        process = self.by_number.get(number)
+        return process.owner if process is not None and process.worker is worker else None
+
+    # -- beginning -----------------------------------------------------------------------------------
+
+    def _on_launch(self, owner: Session, launch: m.Launch) -> None:
+        if launch.process > NUMBER:
+            self._ledger.refuse(owner.peer, "E_FIELD", "processes are numbered with 32 bits")
+            return
+        known = self.by_number.get(owner.number << 32 | launch.process)
+        if known is not None:
+            self._tell_launched(known)
+            return
+        process = Process(owner, launch)
+        self.by_number[process.number] = self._waiting[process.number] = process
+        self._owned.setdefault(owner.number, {})[process.number] = process
+        for digest in (launch.setup, launch.code):
+            self._ledger.blobs.use(digest)
+            if digest and digest not in self._ledger.blobs:
+                self._ledger.tell(owner, m.Need(digest))
+        self._place(process)
+
+    def place(self) -> None:
+        """There may be a worker, or content, for those that wait."""
+        for process in list(self._waiting.values()):
+            self._place(process)
+
+    def _place(self, process: Process) -> None:
+        launch = process.launch
+        scheduler = self._ledger.scheduler
+        worker = None if scheduler.missing(launch.setup, launch.code) else self._least_loaded()
+        if worker is None:
+            return
+        del self._waiting[process.number]
+        process.worker = worker
+        self._run.setdefault(worker.number, {})[process.number] = process
+        scheduler.give_blobs(worker, (launch.setup, launch.code))
+        self._ledger.tell(worker, launch)
+
+    def _least_loaded(self) -> Session | None:
+        scheduler = self._ledger.scheduler
+        usable = [each for each in scheduler.workers.values() if each.usable(scheduler.now)]
+        return min(usable, key=self._load, default=None)
+
+    def _load(self, worker: Session) -> float:
+        """What this worker would have to do with one more, in relation to what it can."""
+        slots = worker.slots or UNLIMITED
+        return (slots - worker.free + len(self._run.get(worker.number, ())) + 1) / slots
+
+    def _on_launched(self, worker: Session, launched: m.Launched) -> None:
+        process = self.by_number.get(launched.process)
+        if process is None or process.worker is not worker:
+            # Whoever started it has gone, or was told that it is lost.
+            self._ledger.tell(worker, m.Signal(launched.process, SIGKILL))
+            return
+        process.host, process.pid = launched.host or worker.host, launched.pid
+        # What it runs is of no use to anybody else.
+        process.launch.frames = (b"",)
+        self._tell_launched(process)
+
+    def _tell_launched(self, process: Process) -> None:
+        if process.pid:
+            self._ledger.tell(process.owner, m.Launched(process.number & NUMBER, process.host, process.pid))
+
+    # -- signals -------------------------------------------------------------------------------------
+
+    def _on_signal(self, owner: Session, signal: m.Signal) -> None:
+        process = self.by_number.get(owner.number << 32 | signal.process)
+        if process is None or not signal.signal or signal.process > NUMBER:
+            return
+        if process.worker is None:
+            # It has not begun, so it does not ignore it either.
+            self._end(process, "", -signal.signal, "")
+        else:
+            self._ledger.tell(process.worker, m.Signal(process.number, signal.signal))
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    def _on_exited(self, worker: Session, exited: m.Exited) -> None:
+        process = self.by_number.get(exited.process)
+        if process is not None and process.worker is worker:
+            self._end(process, exited.host or worker.host, exited.exitcode, exited.text)
+
+    def _end(self, process: Process, host: str, exitcode: int, text: str) -> None:
+        self._forget(process)
+        self._ledger.tell(process.owner, m.Exited(process.number & NUMBER, host, exitcode, text))
+
+    def _forget(self, process: Process) -> None:
+        number = process.number
+        del self.by_number[number]
+        self._waiting.pop(number, None)
+        self._drop(self._owned, process.owner, number)
+        if process.worker is not None:
+            self._drop(self._run, process.worker, number)
+        self._ledger.blobs.release(process.launch.setup)
+        self._ledger.blobs.release(process.launch.code)
+
+    def _drop(self, books: dict[int, dict[int, Process]], session: Session, number: int) -> None:
+        processes = books[session.number]
+        del processes[number]
+        if not processes:
+            del books[session.number]
+
+    def owner_ended(self, owner: Session) -> None:
+        """The session is over: what it has started is killed."""
+        for process in list(self._owned.get(owner.number, {}).values()):
+            self._forget(process)
+            if process.worker is not None:
+                self._ledger.reach(process.worker, m.Signal(process.number, SIGKILL))
+
+    def worker_ended(self, worker: Session, why: str) -> None:
+        """The session is over, and with it what the worker has run."""
+        host = worker.host or "a worker"
+        for process in list(self._run.get(worker.number, {}).values()):
+            self._end(
+                process, worker.host, -SIGKILL, f"{host} was lost, and the process with it: its worker {why}"
+            )
+
+
+__all__ = ["Process", "Processes"]

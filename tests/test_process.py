@@ -1,0 +1,163 @@
+"""Processes: what multiprocessing's do, on this machine and on a cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import wait
+
+import pytest
+
+import multihost as mp
+from multihost.process import Process
+
+#: Seconds after which a process that should have ended has not.
+LIMIT = 20.0
+
+
+def leave(how: object) -> None:
+    sys.exit(how)  # type: ignore[arg-type]
+
+
+def fail() -> None:
+    raise ValueError("this one fails")
+
+
+def send_self(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(LIMIT)
+
+
+def be_named(name: str) -> None:
+    process, parent = mp.current_process(), mp.parent_process()
+    assert process.name == name
+    assert process.daemon
+    assert process.pid == os.getpid()
+    assert isinstance(process, Process)
+    assert parent is not None
+    assert parent.name == "MainProcess"
+    assert parent.is_alive()
+    assert not mp.active_children()
+    sys.exit(11)
+
+
+class Counting(Process):
+    def __init__(self, number: int, address: str) -> None:
+        super().__init__(address=address)
+        self.number = number
+
+    def run(self) -> None:
+        sys.exit(self.number)
+
+
+def started(address: str, target: Callable[..., object], *args: object, **options: object) -> Process:
+    process = Process(target=target, args=args, address=address, **options)  # type: ignore[arg-type]
+    process.start()
+    return process
+
+
+@pytest.mark.parametrize(
+    ("target", "args", "exitcode"),
+    [
+        (leave, (0,), 0),
+        (leave, (7,), 7),
+        (leave, (None,), 0),
+        (leave, ("some text",), 1),
+        (fail, (), 1),
+        (send_self, (signal.SIGTERM,), -signal.SIGTERM),
+        (send_self, (signal.SIGKILL,), -signal.SIGKILL),
+        (lambda: sys.exit(5), (), 5),
+    ],
+)
+def test_the_exit_code_tells_how_it_ended(
+    address: str, target: Callable[..., object], args: tuple[object, ...], exitcode: int
+) -> None:
+    process = started(address, target, *args)
+    process.join(LIMIT)
+    assert process.exitcode == exitcode
+    assert not process.is_alive()
+    process.close()
+
+
+def test_a_process_knows_who_it_is(address: str) -> None:
+    process = started(address, be_named, "somebody", name="somebody", daemon=True)
+    assert process in mp.active_children()
+    process.join(LIMIT)
+    assert process.exitcode == 11
+    assert process.pid != os.getpid()
+    assert process.host
+    assert process not in mp.active_children()
+
+
+def test_run_may_be_overridden(address: str) -> None:
+    process = Counting(4, address)
+    process.start()
+    process.join(LIMIT)
+    assert process.exitcode == 4
+
+
+def test_terminate_and_kill_end_it(address: str) -> None:
+    for end, number in ((Process.terminate, signal.SIGTERM), (Process.kill, signal.SIGKILL)):
+        process = started(address, time.sleep, 60)
+        assert process.is_alive()
+        process.join(0.05)
+        assert process.exitcode is None
+        end(process)
+        process.join(LIMIT)
+        assert process.exitcode == -number
+
+
+def test_fifty_at_once_beside_the_slots(address: str) -> None:
+    processes = [started(address, time.sleep, 60) for _ in range(50)]
+    assert len({(each.host, each.pid) for each in processes}) == 50
+    sentinels = [each.sentinel for each in processes]
+    assert wait(sentinels, 0) == []
+    processes[17].kill()
+    assert wait(sentinels, LIMIT) == [processes[17].sentinel]
+    for each in processes:
+        each.kill()
+    for each in processes:
+        each.join(LIMIT)
+        assert each.exitcode == -signal.SIGKILL
+        each.close()
+
+
+@pytest.mark.local
+def test_misuse_is_told_as_multiprocessing_tells_it(address: str) -> None:
+    process = Process(target=time.sleep, args=(60,), address=address)
+    assert "initial" in repr(process)
+    assert process.exitcode is None
+    with pytest.raises(ValueError, match="process not started"):
+        _ = process.sentinel
+    with pytest.raises(AssertionError, match="can only join a started process"):
+        process.join()
+    process.start()
+    with pytest.raises(AssertionError, match="cannot start a process twice"):
+        process.start()
+    with pytest.raises(ValueError, match="Cannot close a process while it is still running"):
+        process.close()
+    assert f"pid={process.pid}" in repr(process)
+    process.kill()
+    process.join(LIMIT)
+    assert "stopped exitcode=-SIGKILL" in repr(process)
+    process.close()
+    with pytest.raises(ValueError, match="process object is closed"):
+        process.is_alive()
+
+
+def nest(depth: int) -> None:
+    if depth:
+        process = mp.Process(target=nest, args=(depth - 1,))
+        process.start()
+        assert process.name == f"{mp.current_process().name}:1"
+        process.join(LIMIT)
+        sys.exit((process.exitcode or 0) + 1)
+
+
+def test_processes_start_processes(address: str) -> None:
+    process = started(address, nest, 3)
+    process.join(LIMIT)
+    assert process.exitcode == 3
