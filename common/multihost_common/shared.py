@@ -12,4 +12,29 @@ class Semaphores:
     ACQUIRE, RELEASE, VALUE = 16, 17, 18
 
 
-__all__ = ["BARRIER", "CELL", "CONDITION", "EVENT", "PIPE", "QUEUE", "SEMAPHORE", "Semaphores"]
+class Queues:
+    """What may be asked of a queue. Items that one process is handed are numbered from 0; what it says of them, it says by
+    these numbers.
+
+    ========= =============================================================================================
+    PUT       frames: one item or more (see :mod:`multihost_broker.objects.runs`). Waits for room; where ``maxsize``
+              bounds it, it brings one item. Answered with SHUT instead of 0 if the queue is shut down.
+    GET       ``amount``: at most so many items, ``| taken << WINDOW_BITS``. Waits for an item. Answered with the number
+              of the first item and the frames of some; without frames if the queue is shut down and empty.
+    SIZE      how many items there are; ``amount``: taken
+    TASK_DONE one more of the items that were put is done with
+    JOIN      waits until all are
+    SHUTDOWN  nothing is put any more; ``amount`` 1: and nothing is left to get
+    GIVE_BACK items ``amount >> WINDOW_BITS`` and those after it, as many as the low bits say, go back in front
+    LISTEN    waits until what this process has got early is to be given back
+    TAKEN     ``amount``: all items below this number are with their user
+    ========= =============================================================================================
+    """
+
+    PUT, GET, SIZE, TASK_DONE, JOIN, SHUTDOWN, GIVE_BACK, LISTEN, TAKEN = range(16, 25)
+
+    WINDOW_BITS = 16
+    SHUT = 1
+
+
+__all__ = ["BARRIER", "CELL", "CONDITION", "EVENT", "PIPE", "QUEUE", "SEMAPHORE", "Queues", "Semaphores"]

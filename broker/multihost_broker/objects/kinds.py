@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from multihost_broker.objects.machine import Machine
+from multihost_broker.objects.queue import Queue
 from multihost_broker.objects.semaphore import Semaphore
 
-KINDS: dict[int, type[Machine]] = {each.kind: each for each in (Semaphore,)}
+KINDS: dict[int, type[Machine]] = {each.kind: each for each in (Queue, Semaphore)}
 
 __all__ = ["KINDS"]
