@@ -7,9 +7,10 @@ SEMAPHORE, CONDITION, EVENT, BARRIER, QUEUE, PIPE, CELL = 1, 2, 3, 4, 5, 6, 7
 
 
 class Semaphores:
-    """ACQUIRE one permit; it is answered with 1 instead of 0 if its holder has died. RELEASE one. VALUE: how many are free."""
+    """ACQUIRE one permit; it is answered with 1 instead of 0 if its holder has died. RELEASE one. VALUE: how many are free.
+    KEEP: the sender ends in good order, and the permits that it has stay taken."""
 
-    ACQUIRE, RELEASE, VALUE = 16, 17, 18
+    ACQUIRE, RELEASE, VALUE, KEEP = 16, 17, 18, 19
 
 
 class Queues:
@@ -37,4 +38,48 @@ class Queues:
     SHUT = 1
 
 
-__all__ = ["BARRIER", "CELL", "CONDITION", "EVENT", "PIPE", "QUEUE", "SEMAPHORE", "Queues", "Semaphores"]
+class Conditions:
+    """WAIT for a notification. NOTIFY as many as ``amount``. Who was notified says what became of it, ``amount`` is the
+    number of its request: it has WOKEN, or the next one is to have it (PASS). COUNT: how many wait."""
+
+    WAIT, NOTIFY, WOKEN, PASS, COUNT = 16, 17, 18, 19, 20
+
+
+class Events:
+    """SET and CLEAR the flag, WAIT until it is set. IS_SET is answered with 1 or 0."""
+
+    SET, CLEAR, WAIT, IS_SET = 16, 17, 18, 19
+
+
+class Barriers:
+    """WAIT for the others: answered with how many came before, or with BROKEN. With an action the last one is answered
+    alone; it runs the action, and sends RELEASE (``amount``: the number of its request), which is answered likewise.
+    ABORT breaks the barrier, RESET mends it. STATE: how many wait, plus BROKEN if it is."""
+
+    WAIT, RELEASE, ABORT, RESET, STATE = 16, 17, 18, 19, 20
+    #: More than any number of parties.
+    BROKEN = 1 << 32
+
+
+class Cells:
+    """READ a range, ``amount`` is its offset plus its length times SPAN. WRITE the frames at offset ``amount``."""
+
+    READ, WRITE = 16, 17
+    SPAN = 1 << 32
+
+
+__all__ = [
+    "BARRIER",
+    "CELL",
+    "CONDITION",
+    "EVENT",
+    "PIPE",
+    "QUEUE",
+    "SEMAPHORE",
+    "Barriers",
+    "Cells",
+    "Conditions",
+    "Events",
+    "Queues",
+    "Semaphores",
+]

@@ -13,21 +13,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from multiprocessing import Array as Array
     from multiprocessing import AuthenticationError as AuthenticationError
-    from multiprocessing import Barrier as Barrier
-    from multiprocessing import BoundedSemaphore as BoundedSemaphore
     from multiprocessing import BufferTooShort as BufferTooShort
-    from multiprocessing import Condition as Condition
-    from multiprocessing import Event as Event
     from multiprocessing import JoinableQueue as JoinableQueue
-    from multiprocessing import Lock as Lock
     from multiprocessing import Manager as Manager
     from multiprocessing import Pipe as Pipe
     from multiprocessing import ProcessError as ProcessError
     from multiprocessing import Queue as Queue
     from multiprocessing import RawArray as RawArray
     from multiprocessing import RawValue as RawValue
-    from multiprocessing import RLock as RLock
-    from multiprocessing import Semaphore as Semaphore
     from multiprocessing import SimpleQueue as SimpleQueue
     from multiprocessing import TimeoutError as TimeoutError
     from multiprocessing import Value as Value
@@ -52,6 +45,13 @@ if TYPE_CHECKING:
     from multihost.process import active_children as active_children
     from multihost.process import current_process as current_process
     from multihost.process import parent_process as parent_process
+    from multihost.synchronize import Barrier as Barrier
+    from multihost.synchronize import BoundedSemaphore as BoundedSemaphore
+    from multihost.synchronize import Condition as Condition
+    from multihost.synchronize import Event as Event
+    from multihost.synchronize import Lock as Lock
+    from multihost.synchronize import RLock as RLock
+    from multihost.synchronize import Semaphore as Semaphore
     from multihost_common.errors import AuthError as AuthError
     from multihost_common.errors import BrokerLostError as BrokerLostError
     from multihost_common.errors import ConfigError as ConfigError
@@ -76,6 +76,8 @@ _ERRORS = (
     "WorkerLostError",
 )
 
+_LOCKS = ("Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore")
+
 #: Where the names live that are multihost's own.
 _HOMES = {
     "DetachedResult": "multihost.detached",
@@ -88,6 +90,7 @@ _HOMES = {
     "cpu_count": "multihost.context",
     "detached_result": "multihost.detached",
     "get_context": "multihost.context",
+    **dict.fromkeys(_LOCKS, "multihost.synchronize"),
     **dict.fromkeys(_ERRORS, "multihost_common.errors"),
 }
 
@@ -99,7 +102,6 @@ _MODULES = {
     "queues",
     "shared_memory",
     "sharedctypes",
-    "synchronize",
     "util",
 }
 
@@ -111,7 +113,7 @@ def __getattr__(name: str) -> Any:
     if home is not None:
         value = globals()[name] = getattr(importlib.import_module(home), name)
         return value
-    if name in ("context", "executor", "pool", "process"):
+    if name in ("context", "executor", "pool", "process", "synchronize"):
         return importlib.import_module(f"multihost.{name}")
     if name in _MODULES:
         return importlib.import_module(f"multiprocessing.{name}")

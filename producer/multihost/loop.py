@@ -152,6 +152,8 @@ class Loop:
             try:
                 with self._interrupts:
                     self._drain_inbox()
+                if self._waiters:
+                    self._release_waiters()
             finally:
                 self._mutex.release()
             self._ensure_thread()
@@ -200,14 +202,18 @@ class Loop:
         return completion.done
 
     def _take_lead(self, deadline: float | None) -> bool:
+        # Who has the background thread step aside comes first.
+        if self._wanted:
+            return False
         if self._mutex.acquire(blocking=False):
             return True
-        if not self._background_leads or self._wanted:
+        if not self._background_leads:
             return False
         self._wanted = True
         try:
             self._wake()
-            left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+            # Not for longer: another caller may have been faster, and lead until what it waits for is done.
+            left = LINGER if deadline is None else max(0.0, min(LINGER, deadline - time.monotonic()))
             return self._mutex.acquire(timeout=left)
         finally:
             self._wanted = False

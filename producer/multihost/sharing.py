@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from multihost.engine import Completion, get_engine
@@ -121,8 +122,13 @@ class Sharing:
         self._engine._do(send)
         return ask
 
-    def finish(self, ask: Ask, timeout: float | None = None) -> Ask | None:
-        """Wait for the answer; after ``timeout`` seconds the request is withdrawn."""
+    def finish(
+        self, ask: Ask, timeout: float | None = None, undo: Callable[[Ask], None] | None = None
+    ) -> Ask | None:
+        """Wait for the answer; after ``timeout`` seconds the request is withdrawn.
+
+        Where the wait is broken off, by Ctrl-C say, it is withdrawn, too; ``undo`` is called if it was done
+        nevertheless. It may be called by who runs the loop, as ``then``."""
         engine = self._engine
         try:
             if not engine.wait(ask, timeout) and engine.usable:
@@ -130,11 +136,28 @@ class Sharing:
                 engine.wait(ask)
         except BaseException:
             # Ctrl-C, say: nobody waits for it any more.
+            if undo is not None:
+                self._undo(ask, undo)
             self.withdraw(ask)
             raise
         if not ask.done:
             engine._check_alive()
         return ask.result()
+
+    @staticmethod
+    def _undo(ask: Ask, undo: Callable[[Ask], None]) -> None:
+        once = [undo]
+
+        def then(ask: Ask) -> None:
+            # Both threads may come here when it is done just now; pop() is atomic.
+            with suppress(IndexError):
+                call = once.pop()
+                if ask.error is None and ask.status == m.GRANTED:
+                    call(ask)
+
+        ask.then = then
+        if ask.done:
+            then(ask)
 
     def withdraw(self, ask: Ask) -> None:
         """The answer is not wanted any more; one comes nevertheless."""

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from multihost_broker.objects.barrier import Barrier
+from multihost_broker.objects.cell import Cell
+from multihost_broker.objects.condition import Condition
+from multihost_broker.objects.event import Event
 from multihost_broker.objects.machine import Machine
 from multihost_broker.objects.queue import Queue
 from multihost_broker.objects.semaphore import Semaphore
 
-KINDS: dict[int, type[Machine]] = {each.kind: each for each in (Queue, Semaphore)}
+KINDS: dict[int, type[Machine]] = {
+    each.kind: each
+    for each in (
+        Barrier,
+        Cell,
+        Condition,
+        Event,
+        Queue,
+        Semaphore,
+    )
+}
 
 __all__ = ["KINDS"]

@@ -24,7 +24,8 @@ class Request:
         self.number = act.number
         self.op = act.op
         self.amount = act.amount
-        self.now = act.now
+        #: What is not answered cannot wait.
+        self.now = act.now or not act.number
         self.frames = act.frames
         #: The machine has it, and will answer later.
         self.waits = False

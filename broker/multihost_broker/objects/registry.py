@@ -71,13 +71,12 @@ class Objects:
             self._close(name, machine, request.party)
             request.done()
             return
+        if (request.party, request.number) in self._waiting:
+            return
         self._used.setdefault(request.party, {})[name] = None
         machine.act(request)
         if request.waits:
-            if request.number:
-                self._waiting[request.party, request.number] = request, name
-            else:
-                raise AssertionError("what is not answered cannot wait")
+            self._waiting[request.party, request.number] = request, name
 
     def _withdraw(self, party: Party, number: int) -> None:
         waiting = self._waiting.get((party, number))
@@ -98,7 +97,8 @@ class Objects:
         """The process uses this object no more."""
         self._used.get(party, {}).pop(name, None)
         for request, of in list(self._waiting.values()):
-            if of == name and request.party == party:
+            # One withdrawal may answer others, too.
+            if of == name and request.party == party and request.waits:
                 machine.withdraw(request)
                 request.withdrawn()
         machine.depart(party)
@@ -108,7 +108,7 @@ class Objects:
         machine = self.machines.pop(name)
         self._made[self._makers.pop(name)].discard(name)
         for request, of in list(self._waiting.values()):
-            if of == name:
+            if of == name and request.waits:
                 machine.withdraw(request)
                 request.done(status=m.UNKNOWN)
 

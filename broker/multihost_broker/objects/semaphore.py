@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from multihost_broker.objects.machine import Machine, Party, Request
 from multihost_common.shared import SEMAPHORE, Semaphores
 
+#: The most permits to begin with.
+MAX_VALUE = (1 << 31) - 1
+
 
 class Semaphore(Machine):
-    """Made with two numbers: ``value`` permits that are free, and at most ``maximum`` (0: any number).
+    """Made with three numbers: ``value`` permits that are free, at most ``maximum`` (0: any number), and whether (1 or 0)
+    it is ``owned``, which is to say a lock.
 
     A permit of a process that ends without giving it back is free again, and who gets one next is told so. Any
-    process may release: where it holds none, it gives back for the one that has held longest.
+    process may release: where it holds none, it gives back for the one that has held longest. A semaphore where that
+    has happened counts something else than holders, and a permit stays taken as in multiprocessing, unless it is owned.
     """
 
     kind = SEMAPHORE
 
     def __init__(self, make: Request) -> None:
         super().__init__(make)
-        self.value, self.maximum = (int.from_bytes(frame[:8], "little") for frame in make.frames[:2])
+        numbers = [int.from_bytes(frame[:8], "little") for frame in make.frames[:3]]
+        self.value, self.maximum, self.owned = [*numbers, 0, 0, 0][:3]
+        if max(self.value, self.maximum) > MAX_VALUE:
+            raise ValueError("too many permits")
+        #: Somebody has released what it did not hold.
+        self.signals = False
         #: Permits of each process, who got one first first.
         self.holders: dict[Party, int] = {}
-        self.waiting: deque[Request] = deque()
+        self.waiting: dict[Request, None] = {}
         #: Permits that are free since their holder died, and nobody has been told.
         self.orphans = 0
 
@@ -35,11 +43,14 @@ class Semaphore(Machine):
                 request.busy()
             else:
                 request.waits = True
-                self.waiting.append(request)
+                self.waiting[request] = None
         elif request.op == Semaphores.RELEASE:
             self._release(request)
         elif request.op == Semaphores.VALUE:
             request.done(self.value)
+        elif request.op == Semaphores.KEEP:
+            self.holders.pop(request.party, None)
+            request.done()
         else:
             request.refuse("a semaphore knows no such operation")
 
@@ -54,7 +65,10 @@ class Semaphore(Machine):
         if self.maximum and self.value >= self.maximum:
             request.refuse("semaphore or lock released too many times")
             return
-        holder = request.party if request.party in self.holders else next(iter(self.holders), None)
+        holder: Party | None = request.party
+        if holder not in self.holders:
+            self.signals = True
+            holder = next(iter(self.holders), None)
         if holder is not None:
             self.holders[holder] -= 1
             if not self.holders[holder]:
@@ -65,17 +79,20 @@ class Semaphore(Machine):
     def _free(self, count: int) -> None:
         self.value += count
         while self.value and self.waiting:
-            self._grant(self.waiting.popleft())
+            first = next(iter(self.waiting))
+            del self.waiting[first]
+            self._grant(first)
 
     def withdraw(self, request: Request) -> None:
         """Nobody waits for this permit any more."""
-        self.waiting.remove(request)
+        self.waiting.pop(request, None)
 
     def depart(self, party: Party) -> None:
         """What the process held is free."""
         held = self.holders.pop(party, 0)
-        self.orphans += held
-        self._free(held)
+        if self.owned or not self.signals:
+            self.orphans += held
+            self._free(held)
 
 
 __all__ = ["Semaphore"]
