@@ -19,7 +19,19 @@ from multihost_broker.detached.deposits import Deposits
 from multihost_broker.detached.fetches import Fetches
 from multihost_broker.detached.orders import Orders
 from multihost_broker.detached.recovery import Recovery
-from multihost_broker.events import INFO, Action, Drop, Event, Gone, Peer, Received, Records, Synced, Tick
+from multihost_broker.events import (
+    INFO,
+    Action,
+    Drop,
+    Event,
+    Gone,
+    Peer,
+    Received,
+    Records,
+    Send,
+    Synced,
+    Tick,
+)
 from multihost_broker.journal.records import Record
 from multihost_broker.ledger import Ledger
 from multihost_broker.nested import NestedProducers
@@ -32,6 +44,7 @@ from multihost_broker.sessions import HEARTBEAT, Session
 from multihost_broker.status import health, status
 from multihost_broker.workers import Workers
 from multihost_common import messages as m
+from multihost_common.stream import STREAMED
 
 
 @dataclass(slots=True)
@@ -50,6 +63,8 @@ class CoreConfig:
     python: str = ""
     #: Bytes of producers' input that are here at once; 0: not bounded.
     max_memory: int = 0
+    #: Connections may be lost, so what must arrive once is numbered.
+    numbers: bool = True
 
 
 class Core:
@@ -59,6 +74,7 @@ class Core:
         self.config = config or CoreConfig()
         self.python = self.config.python
         self.ledger = Ledger(self.config.epoch, self.config.max_memory)
+        self.ledger.numbers = self.config.numbers
         self.sessions = self.ledger.sessions
         self.scheduler = self.ledger.scheduler
         self.blobs = self.ledger.blobs
@@ -87,6 +103,7 @@ class Core:
             m.Beat: self._on_beat,
             m.Bye: self._on_bye,
             m.Ask: self._on_ask,
+            m.Heard: self._on_heard,
         }
 
     # -- the door ----------------------------------------------------------------------------------
@@ -150,11 +167,16 @@ class Core:
             self.ledger.refuse(peer, "E_ROLE", f"this session is a {session.kind}'s: no {kind.__name__}")
             return
         doubtful = self.sessions.heard(session, now)
+        if kind in STREAMED and not session.stream.take(message):
+            # It was here before.
+            return
         reaction = self._reactions.get(kind)
         if reaction is None:
             self.ledger.refuse(peer, "E_OP", f"the broker does not take {kind.__name__}")
             return
         reaction(session, message)
+        if kind in STREAMED and session.stream.due():
+            self.ledger.tell(session, m.Heard(session.stream.heard))
         if doubtful and session.kind == m.WORKER and session.number in self.sessions.by_number:
             self.scheduler.revive(session)
 
@@ -189,9 +211,21 @@ class Core:
         slots, workers = self._capacity()
         config = self.config
         self.ledger.tell(
-            session, m.Welcome(config.epoch, session.number, HEARTBEAT, config.max_frame, slots, workers)
+            session,
+            m.Welcome(
+                config.epoch,
+                session.number,
+                HEARTBEAT,
+                config.max_frame,
+                slots,
+                workers,
+                fresh,
+                session.stream.heard,
+            ),
         )
         if not fresh:
+            for message in session.stream.again(hello.heard):
+                self.ledger.out.append(Send(session.peer, message))
             self._returns.moved(session)
             self.ledger.memory.back(session)
         elif hello.kind == m.WORKER and not session.returning:
@@ -244,6 +278,8 @@ class Core:
         for session in self.sessions.by_number.values():
             if not session.nested:
                 self.ledger.tell(session, m.Beat())
+                if session.stream.due(now=True):
+                    self.ledger.tell(session, m.Heard(session.stream.heard))
         self._recovery.note(self._capacity()[1])
         for pool in self.pools.values():
             if pool.closing:
@@ -282,6 +318,9 @@ class Core:
                 self._end(nested, "was a child of a worker that is gone")
             self.processes.worker_ended(session, why)
             self._workers.ended(session)
+
+    def _on_heard(self, session: Session, heard: m.Heard) -> None:
+        session.stream.acknowledged(heard.seq)
 
     def _on_beat(self, session: Session, beat: m.Beat) -> None:
         if session.kind == m.WORKER:

@@ -13,6 +13,7 @@ from multihost_broker.scheduler import Scheduler
 from multihost_broker.sessions import HOUSE, NUMBER, Session, Sessions
 from multihost_common import messages as m
 from multihost_common.blobs import Blobs
+from multihost_common.stream import STREAMED
 
 
 class Ledger:
@@ -30,6 +31,8 @@ class Ledger:
         self.owners: dict[int, Pool] = {}
         #: Content that was named and is not here -> numbers of the pools that wait for it.
         self.awaited: dict[bytes, set[int]] = {}
+        #: Number what must arrive once. (Within one process nothing is lost.)
+        self.numbers = True
         #: Takes what the producer of a detached job would be told.
         self.take_in: Callable[[Pool, m.Message], None] = lambda pool, message: None
         #: Whose process of this number this worker runs.
@@ -47,6 +50,8 @@ class Ledger:
 
     def tell(self, session: Session, message: m.Message) -> None:
         """Send to this peer."""
+        if type(message) in STREAMED and self.numbers and not session.nested:
+            session.stream.stamp(message)
         self.out.append(Send(session.peer, message))
 
     def reach(self, session: Session, message: m.Message) -> None:

@@ -80,7 +80,10 @@ class NestedProducers:
         worker = self._ledger.sessions.by_number.get(action.peer.worker)
         if worker is None:
             return None
-        return Send(worker.peer, m.Via(action.peer.child, 0, m.encode(action.message)))
+        via = m.Via(action.peer.child, frames=m.encode(action.message))
+        if self._ledger.numbers:
+            worker.stream.stamp(via)
+        return Send(worker.peer, via)
 
 
 __all__ = ["NestedProducers", "Through"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from multihost_broker.events import Peer
 from multihost_common.messages import PRODUCER, U32, WORKER, Hello
+from multihost_common.stream import Stream
 
 if TYPE_CHECKING:
     from multihost_broker.leases import Leases
@@ -51,7 +52,7 @@ class Session:
 
     __slots__ = (
         "claims", "claims_until", "client", "digests", "draining", "former", "free", "gone_at", "heard", "host", "kind",
-        "leases", "name", "nested", "number", "peer", "pid", "pools", "returning", "role", "shares", "slots", "stated", "workers",
+        "leases", "name", "nested", "number", "peer", "pid", "pools", "returning", "role", "shares", "slots", "stated", "stream", "workers",
     )  # fmt: skip
 
     def __init__(self, number: int, peer: Peer, hello: Hello, now: float) -> None:
@@ -66,6 +67,8 @@ class Session:
         self.client = hello.client
         #: The number it had when it was here before; 0: it was not.
         self.former = hello.session
+        #: What must arrive once and in order, both ways.
+        self.stream = Stream()
         self.heard = now
         #: When its connection ended; None while it lasts.
         self.gone_at: float | None = None

@@ -25,6 +25,7 @@ from multihost_common.messages_shared import WITHDRAWN as WITHDRAWN
 from multihost_common.messages_shared import Act as Act
 from multihost_common.messages_shared import Acted as Acted
 from multihost_common.messages_shared import Exited as Exited
+from multihost_common.messages_shared import Heard as Heard
 from multihost_common.messages_shared import Launch as Launch
 from multihost_common.messages_shared import Launched as Launched
 from multihost_common.messages_shared import Signal as Signal
@@ -58,7 +59,7 @@ class Hello(Message):
     """First message of a connection. Answered by Welcome or Refused.
 
     ``client`` names the process for its whole life; ``session`` is the number it had before, 0: none;
-    ``workers``: how many a producer knew of then."""
+    ``workers``: how many a producer knew of then; ``heard``: the last numbered message of the broker's that came."""
 
     kind: str = text(16)
     protocol: int = integer(U32)
@@ -71,11 +72,13 @@ class Hello(Message):
     client: bytes = digest(16)
     session: int = integer(U32)
     workers: int = integer(U32)
+    heard: int = integer()
 
 
 @message(2, BROKER)
 class Welcome(Message):
-    """The session is open. ``heartbeat`` is the interval in seconds between beats."""
+    """The session is open. ``heartbeat`` is the interval in seconds between beats. ``fresh``: the broker knows nothing
+    of the peer; else ``heard`` is the last of its numbered messages that came."""
 
     epoch: int = integer()
     session: int = integer(U32)
@@ -83,6 +86,8 @@ class Welcome(Message):
     max_frame: int = integer()
     slots: int = integer(U32)
     workers: int = integer(U32)
+    fresh: bool = flag()
+    heard: int = integer()
 
 
 @message(3, BROKER)

@@ -29,6 +29,17 @@ from multihost_common.schema import (
 #: Bytes of a shared object's name, which who makes it draws at random.
 OBJECT = 16
 
+#: The messages of this file that have ``seq`` are numbered by each end of a connection, from 1 on: they arrive once,
+#: in order (see :mod:`multihost_common.stream`). 0: not numbered, within one process or inside of Via.
+
+
+@message(67, PRODUCER, WORKER, BROKER)
+class Heard(Message):
+    """All numbered messages up to ``seq`` have come."""
+
+    seq: int = integer()
+
+
 # -- producers that are children of a worker -----------------------------------------------------------
 
 
@@ -40,6 +51,7 @@ class Via(Message):
 
     child: int = integer()
     root: int = integer()
+    seq: int = integer()
     frames: Sequence[Frame] = payload()
 
 
@@ -64,6 +76,7 @@ class Act(Message):
     op: int = integer(U8)
     amount: int = integer()
     now: bool = flag()
+    seq: int = integer()
     frames: Sequence[Frame] = payload()
 
 
@@ -75,6 +88,7 @@ class Acted(Message):
     status: int = integer(U8)
     amount: int = integer()
     text: str = text(TEXT)
+    seq: int = integer()
     frames: Sequence[Frame] = payload()
 
 
@@ -90,6 +104,7 @@ class Launch(Message):
     setup: bytes = digest()
     code: bytes = digest()
     name: str = text()
+    seq: int = integer()
     frames: Sequence[Frame] = payload()
 
 
@@ -100,6 +115,7 @@ class Launched(Message):
     process: int = integer()
     host: str = text()
     pid: int = integer(U32)
+    seq: int = integer()
 
 
 @message(74, WORKER, BROKER)
@@ -110,6 +126,7 @@ class Exited(Message):
     host: str = text()
     exitcode: int = integer(I32)
     text: str = text(TEXT)
+    seq: int = integer()
 
 
 @message(75, PRODUCER, BROKER)
@@ -118,6 +135,7 @@ class Signal(Message):
 
     process: int = integer()
     signal: int = integer(U8)
+    seq: int = integer()
 
 
 __all__ = [

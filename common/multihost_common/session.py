@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from multihost_common.errors import BrokerLostError, HandshakeError
+from multihost_common.errors import BrokerLostError, HandshakeError, ProtocolError
 from multihost_common.keys import Token
-from multihost_common.messages import Bye, Hello, Message, Refused, Welcome
+from multihost_common.messages import Bye, Heard, Hello, Message, Refused, Welcome
+from multihost_common.stream import STREAMED, Stream
 from multihost_common.wire import CONNECTED, LINGER, Dealer
 
 #: Seconds without a word from the broker, which beats every second, after which it is dialled anew.
@@ -26,7 +27,7 @@ LOOK = 10.0
 LOOK_AGAIN = 1.0
 
 #: Messages that are not for the owner alone.
-OURS = frozenset({Welcome, Bye, Refused})
+OURS = frozenset({Welcome, Bye, Refused, Heard})
 
 
 class Owner(Protocol):
@@ -55,6 +56,9 @@ class Session:
         #: Named in each Hello, so that the broker knows this process again.
         self.hello = hello
         hello.client = os.urandom(16)
+        #: What must arrive once and in order.
+        self.stream = Stream()
+        self._epoch = 0
         self.up = False
         #: When it went down, or began to be set up; monotonic.
         self.down_since = self._heard = self._look_at = time.monotonic()
@@ -85,13 +89,21 @@ class Session:
     # -- messages ------------------------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """Send, if the session is up. Raises ProtocolError for what the broker would not take."""
+        """Send, if the session is up; what is numbered is sent when it is. Raises ProtocolError for what the broker
+        would not take."""
+        numbered = type(message) in STREAMED
+        if numbered:
+            self.stream.stamp(message)
         if self.up:
             try:
                 self.dealer.send(message)
             except BrokerLostError:
                 # The signal of it follows.
                 return
+            except ProtocolError:
+                if numbered:
+                    self.stream.take_back()
+                raise
 
     def receive(self, limit: int) -> None:
         """Take in at most ``limit`` messages. Raises HandshakeError if the broker refuses this peer."""
@@ -100,16 +112,23 @@ class Session:
             self._heard = time.monotonic()
         for message in messages:
             if type(message) not in OURS:
-                if self.up:
+                if self.up and (type(message) not in STREAMED or self.stream.take(message)):
                     self._owner.heard(message)
             elif not self._take(message):
                 return
+        self._acknowledge()
+
+    def _acknowledge(self, now: bool = False) -> None:
+        if self.up and self.stream.due(now):
+            self.send(Heard(self.stream.heard))
 
     def _take(self, message: Message) -> bool:
         """What is about the session itself. False: nothing more comes over this connection."""
         if type(message) is Welcome:
             self._up(message)
             self._owner.welcomed(message)
+        elif type(message) is Heard:
+            self.stream.acknowledged(message.seq)
         elif type(message) is Bye:
             self._down(f"it has ended: {message.reason}")
             # It waits for its peers to hang up. What was sent last has to get there.
@@ -127,6 +146,12 @@ class Session:
         self.up = True
         self._heard = time.monotonic()
         self.hello.session = welcome.session
+        if welcome.fresh or welcome.epoch != self._epoch:
+            welcome.fresh = True
+            self._epoch = welcome.epoch
+            self.stream.reset()
+        for message in self.stream.again(welcome.heard):
+            self.dealer.send(message)
 
     def _refused(self, refused: Refused) -> None:
         if refused.reason != "E_HELLO":
@@ -151,6 +176,7 @@ class Session:
     def _greet(self) -> None:
         self._down("the connection has ended")
         self._heard = self._greeted = time.monotonic()
+        self.hello.heard = self.stream.heard
         try:
             self.dealer.send(self.hello)
         except BrokerLostError:
@@ -182,6 +208,7 @@ class Session:
         Raises AuthError or ConfigError if that is not, and will not become, the broker of the token.
         """
         if self.up:
+            self._acknowledge(now=True)
             if now - self._heard > SILENT:
                 self._down(f"it has been silent for {SILENT:g} s")
                 self._redial()

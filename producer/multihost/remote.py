@@ -17,7 +17,7 @@ import time
 from multihost.driver import Driver
 from multihost.patience import Patience
 from multihost_common import messages as m
-from multihost_common.errors import MultihostError, ProtocolError
+from multihost_common.errors import BrokerLostError, MultihostError, ProtocolError
 from multihost_common.keys import find_token
 from multihost_common.session import Session
 
@@ -84,6 +84,10 @@ class RemoteEngine(Driver):
         self._broker_patience.welcomed(self._describe())
         self._settled_at = time.monotonic() + SETTLING
         self._note(welcome)
+        if welcome.fresh:
+            self.sharing.fail(
+                BrokerLostError("the broker was started anew: what was shared through it is no more")
+            )
         self._restate()
         self._resize(welcome.slots, welcome.workers)
 
@@ -107,10 +111,13 @@ class RemoteEngine(Driver):
             self._unsendable(message, error)
 
     def _unsendable(self, message: m.Message, error: ProtocolError) -> None:
-        """Only the job that this message is of cannot go on."""
+        """Only the job, process or request that this message is of cannot go on."""
         if isinstance(message, m.Launch):
             text = f"the process cannot be sent to the broker: {error.text}"
             self.launching.unsendable(message.process, text)
+            return
+        if isinstance(message, m.Act):
+            self.sharing.take(m.Acted(message.number, m.FORBIDDEN, 0, error.text))
             return
         job = self._jobs.get(getattr(message, "job", 0))
         if job is None:

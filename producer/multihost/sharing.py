@@ -109,7 +109,7 @@ class Sharing:
         with self._lock:
             self._numbers += 1
             ask = Ask(self._numbers, then)
-        act = m.Act(ask.number, name, op, amount, now, frames)
+        act = m.Act(ask.number, name, op, amount, now, frames=frames)
 
         def send() -> None:
             failure = self._engine._failure
@@ -165,7 +165,7 @@ class Sharing:
 
     def tell(self, name: bytes, op: int, amount: int = 0, frames: Sequence[Frame] = ()) -> None:
         """Say something that is not answered. Also for finalizers: it neither waits nor raises."""
-        act = m.Act(0, name, op, amount, False, frames)
+        act = m.Act(0, name, op, amount, False, frames=frames)
         if self._engine.usable:
             self._engine._do(lambda: self._engine._send(act))
 

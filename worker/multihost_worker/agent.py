@@ -238,7 +238,7 @@ class Agent:
         """The session is up."""
         log.info("registered with the broker at %s: %d slots", self.config.address, self.slots)
         self._pulse_at = 0.0
-        self._events.append(Connected())
+        self._events.append(Connected(welcome.fresh))
         if self._ready is not None:
             self._ready(self)
 
@@ -247,9 +247,9 @@ class Agent:
         log.warning("the connection to the broker is lost (%s); trying again", why)
         self._pulse_at = 0.0
         self._remind_at = time.monotonic() + PATIENCE
-        with suppress(ValueError):
-            # The welcome may have come together with the end.
-            self._events.remove(Connected())
+        # The welcome may have come together with the end.
+        for each in [each for each in self._events if type(each) is Connected]:
+            self._events.remove(each)
         self._outflow.parted()
         # Before what the children have said meanwhile: that cannot be sent any more.
         self._events.appendleft(Disconnected())

@@ -98,6 +98,8 @@ class Core:
         books = self.books
         books.connected = True
         self._orphan_at = None
+        if event.fresh:
+            self._nested.forgotten()
         self._doubt()
         pools = pack_rows((pool.number, pool.live) for pool in self.pools.values())
         books.send(m.Held((pools, pack_rows(books.held()))))

@@ -105,7 +105,9 @@ class ChildMemory(Struct):
 
 @struct
 class Connected(Struct):
-    """The broker has welcomed this agent."""
+    """The broker has welcomed this agent; ``fresh``: it knows nothing of it."""
+
+    fresh: bool = True
 
 
 @struct

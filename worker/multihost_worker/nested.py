@@ -30,17 +30,24 @@ class Nested:
             if root is None:
                 return
             self._roots[event.child] = root
-        self._books.send(m.Via(event.child, root, event.frames))
+        self._books.send(m.Via(event.child, root, frames=event.frames))
 
     def _on_via(self, via: m.Via) -> None:
         if via.child in self._roots:
             self._books.emit(e.Tell(via.child, via.frames))
 
+    def forgotten(self) -> None:
+        """The broker knows nothing of what these children have; they are told so."""
+        refused = m.Refused("E_HELLO", "the broker knows nothing of this process")
+        for child in self._roots:
+            self._books.emit(e.Tell(child, m.encode(refused)))
+        self._roots.clear()
+
     def ended(self, child: int) -> None:
         """The child has ended."""
         root = self._roots.pop(child, None)
         if root is not None:
-            self._books.send(m.Via(child, root, m.encode(m.Bye("ended"))))
+            self._books.send(m.Via(child, root, frames=m.encode(m.Bye("ended"))))
 
 
 __all__ = ["Nested"]

@@ -33,7 +33,7 @@ class Request:
 
     def done(self, amount: int = 0, frames: Sequence[Frame] = (), status: int = m.GRANTED) -> None:
         """It is done."""
-        self._reply(m.Acted(self.number, status, amount, "", frames))
+        self._reply(m.Acted(self.number, status, amount, "", frames=frames))
 
     def busy(self) -> None:
         """It would have had to wait."""
