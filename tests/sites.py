@@ -27,8 +27,10 @@ class Site:
         self.address = self.broker.address
         self.workers: list[shells.Shell] = []
 
-    def worker(self, slots: int = 2, *options: object) -> shells.Shell:
-        worker = self._stack.enter_context(shells.worker(self.broker, "-c", slots, *options))
+    def worker(self, slots: int = 2, *options: object, address: str = "") -> shells.Shell:
+        """A worker; ``address``: of what stands before the broker."""
+        shell = shells.worker(self.broker, "-c", slots, *options, address=address)
+        worker = self._stack.enter_context(shell)
         self.workers.append(worker)
         return worker
 

@@ -436,3 +436,16 @@ def large_after_go(job: tuple[str, int, int]) -> bytes:
     while not (Path(folder) / "go").exists():
         time.sleep(0.01)
     return bytes([item]) * size
+
+
+def acquire_and_release(args: tuple[bytes, int]) -> int:
+    """A lock at the broker, taken and given back so many times."""
+    from multihost.sharing import get_sharing
+    from multihost_common.shared import Semaphores
+
+    name, times = args
+    sharing = get_sharing()
+    for _ in range(times):
+        assert sharing.ask(name, Semaphores.ACQUIRE)
+        sharing.tell(name, Semaphores.RELEASE)
+    return times
