@@ -31,7 +31,7 @@ class Desk:
     def __init__(self, kind: int, *numbers: int, first: bytes = b"") -> None:
         frames = [number.to_bytes(8, "little") for number in numbers] + [first] * bool(first)
         self.machine: Machine = KINDS[kind](
-            Request(1, m.Act(0, NAME, m.MAKE, kind, False, frames), self._take)
+            Request(1, m.Act(0, NAME, m.MAKE, kind, False, frames=frames), self._take)
         )
         self.answers: dict[int, m.Acted] = {}
         self.waiting: dict[int, Request] = {}
@@ -45,7 +45,7 @@ class Desk:
     def ask(self, party: int, op: int, amount: int = 0, *frames: bytes, now: bool = False) -> int:
         """Answers the number of the request."""
         self._numbers += 1
-        request = Request(party, m.Act(self._numbers, NAME, op, amount, now, frames), self._take)
+        request = Request(party, m.Act(self._numbers, NAME, op, amount, now, frames=frames), self._take)
         self.machine.act(request)
         if request.waits:
             self.waiting[request.number] = request

@@ -38,7 +38,7 @@ class Office:
         return [each for each in self.said.pop(name, []) if isinstance(each, kinds)]
 
     def launch(self, number: int, setup: bytes = b"", owner: str = "script") -> None:
-        self.hear(owner, m.PRODUCER, m.Launch(number, setup, b"", "p", (b"payload",)))
+        self.hear(owner, m.PRODUCER, m.Launch(number, setup, b"", "p", frames=(b"payload",)))
 
     def placed(self, name: str) -> int:
         """The broker's number of the one process that this worker was given."""
@@ -176,7 +176,7 @@ class Desk:
 
 
 def launch(number: int, setup: bytes = b"") -> m.Launch:
-    return m.Launch(number, setup, b"", "p", (b"payload",))
+    return m.Launch(number, setup, b"", "p", frames=(b"payload",))
 
 
 def sent(actions: Sequence[ae.Action]) -> list[m.Message]:

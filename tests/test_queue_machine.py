@@ -32,7 +32,7 @@ class Site:
         self, party: int, op: int, amount: int = 0, now: bool = False, frames: Sequence[bytes] = ()
     ) -> Request:
         self.numbers += 1
-        act = m.Act(self.numbers, b"q" * m.OBJECT, op, amount, now, frames)
+        act = m.Act(self.numbers, b"q" * m.OBJECT, op, amount, now, frames=frames)
         return Request(party, act, self._answer)
 
     def _answer(self, request: Request, acted: m.Acted) -> None:
@@ -524,7 +524,7 @@ class HonestBounded(Honest):
 
 
 def _texts(frames: Sequence[bytes | bytearray | memoryview]) -> list[str]:
-    return unpacked(m.Acted(1, m.GRANTED, 0, "", frames))
+    return unpacked(m.Acted(1, m.GRANTED, 0, "", frames=frames))
 
 
 def _test(machine: type[RuleBasedStateMachine]) -> Callable[[], None]:

@@ -141,7 +141,11 @@ def test_an_expired_token_is_refused_by_the_broker_too(tmp_path: Path) -> None:
         ("worker", {}, "a worker token does not make a producer"),
         ("metrics", {}, "a metrics token may not send Hello"),
         ("producer", {"kind": "worker"}, "a producer token does not make a worker"),
-        ("producer", {"protocol": 999}, f"speaks protocol 999, the broker {m.PROTOCOL_VERSION}: install the same"),
+        (
+            "producer",
+            {"protocol": 999},
+            f"speaks protocol 999, the broker {m.PROTOCOL_VERSION}: install the same",
+        ),
         ("producer", {"python": "2.7"}, r"runs Python 2\.7, this cluster runs 3\.\d+: .* use the same"),
     ],
 )

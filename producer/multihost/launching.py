@@ -59,7 +59,11 @@ class Launch:
         spec = self.spec
         setup, code = (digest_of(each) if each else b"" for each in (spec.setup, spec.code))
         return m.Launch(
-            self.number, setup, code, spec.name[: m.NAME], (b"",) if self.launched.done else spec.frames
+            self.number,
+            setup,
+            code,
+            spec.name[: m.NAME],
+            frames=(b"",) if self.launched.done else spec.frames,
         )
 
     def sentinel(self) -> int:
