@@ -21,7 +21,7 @@ class Office:
     """A broker's core, and what it has said to whom."""
 
     def __init__(self) -> None:
-        self.core = broker.Core()
+        self.core = broker.Core(broker.CoreConfig(numbers=False))
         self.said: dict[str, list[m.Message]] = {}
         self.now = 1.0
 
