@@ -68,6 +68,29 @@ class Cells:
     SPAN = 1 << 32
 
 
+class Pipes:
+    """What may be asked of a pipe. It has two sides, 0 and 1, one of which ``amount`` names; where it goes one way, 0
+    receives. Who makes it has a handle of each.
+
+    ==== ==================================================================================================
+    SEND one message, the frame. Waits for room. Answered with 1 instead of 0 if nobody can receive it
+    RECV ``| most << 1``: so many messages at most. Waits for one. Answered with as many frames, none if nobody can
+         send any more; several come only to the one handle that there is. Their number ``| MORE``: if the next
+         RECV need not wait
+    POLL waits until a RECV need not wait
+    OPEN this process has one more handle; the frame is the ticket by which it was shipped, if it was
+    SHUT one less
+    SHIP a handle is on its way to another process by a ticket drawn at random, the first frame (empty: none is);
+         the other frames had been received too early and go back in front
+    VOID the handle of this ticket, the frame, will not arrive, unless it has
+    ==== ==================================================================================================
+    """
+
+    SEND, RECV, POLL, OPEN, SHUT, SHIP, VOID = range(16, 23)
+
+    MORE = 1 << 32
+
+
 __all__ = [
     "BARRIER",
     "CELL",
@@ -80,6 +103,7 @@ __all__ = [
     "Cells",
     "Conditions",
     "Events",
+    "Pipes",
     "Queues",
     "Semaphores",
 ]

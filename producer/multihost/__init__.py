@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from multiprocessing import BufferTooShort as BufferTooShort
     from multiprocessing import JoinableQueue as JoinableQueue
     from multiprocessing import Manager as Manager
-    from multiprocessing import Pipe as Pipe
     from multiprocessing import ProcessError as ProcessError
     from multiprocessing import Queue as Queue
     from multiprocessing import RawArray as RawArray
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from multiprocessing import set_start_method as set_start_method
     from typing import Any
 
+    from multihost.connection import Pipe as Pipe
     from multihost.context import cpu_count as cpu_count
     from multihost.context import get_context as get_context
     from multihost.detached import DetachedResult as DetachedResult
@@ -82,6 +82,7 @@ _LOCKS = ("Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", 
 _HOMES = {
     "DetachedResult": "multihost.detached",
     "Executor": "multihost.executor",
+    "Pipe": "multihost.connection",
     "Pool": "multihost.pool",
     "Process": "multihost.process",
     "active_children": "multihost.process",
@@ -96,7 +97,6 @@ _HOMES = {
 
 #: Modules of multiprocessing by the name that scripts reach them by.
 _MODULES = {
-    "connection",
     "dummy",
     "managers",
     "queues",
@@ -113,7 +113,7 @@ def __getattr__(name: str) -> Any:
     if home is not None:
         value = globals()[name] = getattr(importlib.import_module(home), name)
         return value
-    if name in ("context", "executor", "pool", "process", "synchronize"):
+    if name in ("connection", "context", "executor", "pool", "process", "synchronize"):
         return importlib.import_module(f"multihost.{name}")
     if name in _MODULES:
         return importlib.import_module(f"multiprocessing.{name}")

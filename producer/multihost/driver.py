@@ -200,7 +200,7 @@ class Driver(Loop):
             self._poked.pop(job, None)
             if not job.idle():
                 self._poked[job] = None
-        return bool(self._poked) or (done and self._busy())
+        return bool(self._poked) or (done and self._busy()) or self.sharing.attended > 0
 
     def _busy(self) -> bool:
         return bool(self.launching.alive) or any(not job.idle() for job in list(self._jobs.values()))

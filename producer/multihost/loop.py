@@ -222,7 +222,9 @@ class Loop:
         """Run the loop in this thread until the completion is done. The mutex is held."""
         try:
             with self._interrupts:
-                while not completion.done and not self._interrupts.pending:
+                # Wanted: by a caller who took this one for the background thread. It would not notice else that
+                # what it waits for is done.
+                while not (completion.done or self._interrupts.pending or self._wanted):
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
                         break
@@ -302,6 +304,9 @@ class Loop:
         # A command may have done what is waited for: then do not wait.
         more = self._drain_inbox()
         more = self._produce() or more
+        if more and self._waiters:
+            # On the local engine it may have done what others wait for.
+            self._release_waiters()
         self._polling = True
         if more or self._inbox or self._wanted or self._unsent() or self._callable():
             timeout = 0.0

@@ -14,6 +14,7 @@ from itertools import chain, islice
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, TypeAlias
 
+from multihost_common import shipments
 from multihost_common.blocks import Frame, unpack_lengths
 from multihost_common.errors import RemoteError
 
@@ -140,12 +141,14 @@ def _dump(
     if _is_mains(obj):
         return _dump_by_value(obj, keep, None)
     failure: Exception | None = None
+    marked = shipments.mark()
     try:
         data = pickle.dumps(obj, 5, buffer_callback=keep)
         if _MAIN not in data:
             return data
     except Exception as error:  # noqa: BLE001
         failure = error
+    shipments.void_since(marked)
     if buffers is not None:
         buffers.clear()
     return _dump_by_value(obj, keep, failure)
@@ -163,9 +166,11 @@ def _dump_by_value(
 ) -> bytes:
     from multihost_common import byvalue
 
+    marked = shipments.mark()
     try:
         return byvalue.dumps(obj, keep)
     except Exception as error:  # noqa: BLE001
+        shipments.void_since(marked)
         # What plain pickle said is what a user of multiprocessing knows.
         raise failure or error from None
 

@@ -64,6 +64,8 @@ class Sharing:
         self._engine = engine
         self._asked: dict[int, Ask] = {}
         self._numbers = 0
+        #: Requests whose answers somebody waits for outside of the loop, in a selector: it has to go on meanwhile.
+        self.attended = 0
         self._lock = threading.Lock()
 
     # -- for everybody -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from multihost_broker.objects.cell import Cell
 from multihost_broker.objects.condition import Condition
 from multihost_broker.objects.event import Event
 from multihost_broker.objects.machine import Machine
+from multihost_broker.objects.pipe import Pipe
 from multihost_broker.objects.queue import Queue
 from multihost_broker.objects.semaphore import Semaphore
 
@@ -17,6 +18,7 @@ KINDS: dict[int, type[Machine]] = {
         Cell,
         Condition,
         Event,
+        Pipe,
         Queue,
         Semaphore,
     )

@@ -73,6 +73,11 @@ class Machine:
         """The process is gone, or has closed the object; what it had asked for has been withdrawn. Free what it held."""
         raise NotImplementedError
 
+    @property
+    def over(self) -> bool:
+        """Nobody can use it any more: it is forgotten."""
+        return False
+
     def size(self) -> int:
         """Bytes of payload that are kept here."""
         return 0

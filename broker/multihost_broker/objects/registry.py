@@ -60,6 +60,7 @@ class Objects:
             return
         self._makers[name] = request.party
         self._made.setdefault(request.party, set()).add(name)
+        self._used.setdefault(request.party, {})[name] = None
         request.done()
 
     def _ask(self, name: bytes, request: Request) -> None:
@@ -77,6 +78,8 @@ class Objects:
         machine.act(request)
         if request.waits:
             self._waiting[request.party, request.number] = request, name
+        if machine.over:
+            self._forget(name)
 
     def _withdraw(self, party: Party, number: int) -> None:
         waiting = self._waiting.get((party, number))
@@ -102,11 +105,15 @@ class Objects:
                 machine.withdraw(request)
                 request.withdrawn()
         machine.depart(party)
+        if machine.over:
+            self._forget(name)
 
     def _forget(self, name: bytes) -> None:
         """The object is no more; who waits is told so."""
         machine = self.machines.pop(name)
         self._made[self._makers.pop(name)].discard(name)
+        for used in self._used.values():
+            used.pop(name, None)
         for request, of in list(self._waiting.values()):
             if of == name and request.waits:
                 machine.withdraw(request)
