@@ -8,8 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
+from pathlib import Path
 
 import pytest
+from scripts import script
 
 import multihost as mp
 from multihost.process import Process
@@ -161,3 +163,86 @@ def test_processes_start_processes(address: str) -> None:
     process = started(address, nest, 3)
     process.join(LIMIT)
     assert process.exitcode == 3
+
+
+def tell_of_parent(path: str) -> None:
+    parent = mp.parent_process()
+    assert parent is not None
+    Path(path).write_text(f"{parent.is_alive()} ")
+    parent.join(LIMIT)
+    with open(path, "a") as file:
+        file.write(f"{parent.is_alive()}")
+
+
+def start_one_and_die(path: str) -> None:
+    mp.Process(target=tell_of_parent, args=(path,)).start()
+    while not os.path.exists(path) or not Path(path).read_text():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_learns_that_its_parent_is_gone(address: str, tmp_path: Path) -> None:
+    path = tmp_path / "told"
+    process = started(address, start_one_and_die, str(path))
+    process.join(LIMIT)
+    assert process.exitcode == -signal.SIGKILL
+    deadline = time.monotonic() + LIMIT
+    while path.read_text() != "True False" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert path.read_text() == "True False"
+
+
+# -- scripts -------------------------------------------------------------------------------------------
+
+SCRIPT = """
+    import os, sys, time
+    import multihost as mp
+
+    FACTOR = 2
+
+    class Leaver(mp.Process):
+        def run(self):
+            sys.exit(FACTOR * 10 + self.extra)
+
+    def tell(path, text):
+        time.sleep(0.2)
+        with open(path, "a") as file:
+            file.write(text)
+
+    if __name__ == "__main__":
+        FACTOR = 3
+        leaver = Leaver(name="leaver")
+        leaver.extra = 4
+        also = mp.Process(target=lambda: sys.exit(FACTOR))
+        leaver.start(), also.start()
+        leaver.join(), also.join()
+        print(leaver.exitcode, also.exitcode)
+        mp.Process(target=time.sleep, args=(60,), daemon=True).start()
+        mp.Process(target=tell, args=(sys.argv[1], "joined")).start()
+"""
+
+
+def test_a_script_joins_its_processes_at_its_end_and_ends_daemons(address: str, tmp_path: Path) -> None:
+    path = tmp_path / "told"
+    settings = {"MULTIHOST_BROKER": address, "MULTIHOST_KEYS": os.environ.get("MULTIHOST_KEYS", "")}
+    out = script(tmp_path, SCRIPT, str(path), env=settings if address else None)
+    assert out == "34 3\n"
+    assert path.read_text() == "joined"
+
+
+def test_a_socket_goes_to_a_process_of_this_machine(tmp_path: Path) -> None:
+    text = """
+        import socket
+        import multihost as mp
+
+        def echo(connection):
+            connection.sendall(connection.recv(5)[::-1])
+
+        if __name__ == "__main__":
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                mp.Process(target=echo, args=(theirs,)).start()
+                ours.sendall(b"hello")
+                print(ours.recv(5))
+    """
+    assert script(tmp_path, text) == "b'olleh'\n"

@@ -255,3 +255,46 @@ def test_processes_end_when_the_broker_has_been_away_for_long(desk: Desk) -> Non
     child = desk.launch(5)
     desk.hear(ae.Disconnected())
     assert ae.KillChild(child) in desk.hear(ae.Tick(), 1.0 + 300.0)
+
+
+# -- processes of processes ----------------------------------------------------------------------------
+
+
+def nested(office: Office) -> int:
+    """A process of the script's has started another one; the broker's number of that."""
+    office.launch(1)
+    root = office.placed("host")
+    for message in (
+        m.Hello(m.PRODUCER, m.PROTOCOL_VERSION, "3.11", 5, "host", 2),
+        m.Launch(1, b"", b"", "p", frames=(b"payload",)),
+    ):
+        office.hear("host", m.WORKER, m.Via(3, root, frames=m.encode(message)))
+    return office.placed("host")
+
+
+def test_an_orphan_is_told_so_and_ends_with_the_script(office: Office) -> None:
+    office.join("host", m.WORKER, 2)
+    number = nested(office)
+    office.hear("host", m.WORKER, m.Via(3, 0, frames=m.encode(m.Bye())))
+    assert office.told("host", m.Signal) == [m.Signal(number, 0)]
+    office.hear("host", m.WORKER, m.Exited(number, "host", 0))
+    assert office.told("script", m.Exited) == []
+    assert len(office.core.processes.by_number) == 1
+
+
+def test_orphans_die_with_the_script(office: Office) -> None:
+    office.join("host", m.WORKER, 2)
+    number = nested(office)
+    office.hear("host", m.WORKER, m.Via(3, 0, frames=m.encode(m.Bye())))
+    office.told("host")
+    office.hear("script", m.PRODUCER, m.Bye())
+    assert m.Signal(number, 9) in office.told("host", m.Signal)
+    assert not office.core.processes.by_number
+
+
+def test_an_orphan_has_a_while_to_end(desk: Desk) -> None:
+    child = desk.launch(5)
+    assert desk.hear(m.Signal(5, 0)) == [ae.Orphan(child)]
+    due = desk.core.deadline()
+    assert due is not None
+    assert ae.KillChild(child) in desk.hear(ae.Tick(), 1.0 + 10.0)

@@ -306,10 +306,11 @@ class Core:
             self.ledger.note(INFO, f"{session.kind} {session.number} ({_name(session)}) {why}")
         self.ledger.out.append(Drop(session.peer, why))
         self._returns.ended(session)
+        parent = self._nested.parent(session)
         self._nested.ended(session)
         if session.kind == m.PRODUCER:
             self.objects.ended(session)
-            self.processes.owner_ended(session)
+            self.processes.owner_ended(session, parent)
             self._producers.ended(session)
             if session.pools:
                 self.sessions.reserved.add(session.number)

@@ -31,6 +31,8 @@ class NestedProducers:
         self._hear = hear
         #: By the worker's session: those that have said Hello.
         self._here: dict[int, set[Through]] = {}
+        #: The pool or process that each belongs to.
+        self._roots: dict[Through, int] = {}
         self.reactions: dict[type, Callable[[Session, Any], None]] = {m.Via: self._on_via}
 
     def _on_via(self, worker: Session, via: m.Via) -> None:
@@ -41,9 +43,11 @@ class NestedProducers:
         except ProtocolError as error:
             self._ledger.refuse(worker.peer, error.code, f"through child {via.child}: {error.text}")
             return
-        if type(message) is m.Hello and not self._works(worker, via.root):
-            self._ledger.refuse(peer, "E_ROLE", "this child does not work for a producer that is here")
-            return
+        if type(message) is m.Hello:
+            if not self._works(worker, via.root):
+                self._ledger.refuse(peer, "E_ROLE", "this child does not work for a producer that is here")
+                return
+            self._roots[peer] = via.root
         self._hear(peer, m.PRODUCER, message)
 
     def _works(self, worker: Session, root: int) -> bool:
@@ -61,10 +65,22 @@ class NestedProducers:
     def ended(self, session: Session) -> None:
         """A session is over."""
         if isinstance(session.peer, Through):
+            self._roots.pop(session.peer, None)
             here = self._here.get(session.peer.worker, set())
             here.discard(session.peer)
             if not here:
                 self._here.pop(session.peer.worker, None)
+
+    def parent(self, session: Session) -> Session | None:
+        """Whose pool or process this one is a child of; None: it is none, or nobody's any more."""
+        peer = session.peer
+        worker = self._ledger.sessions.by_number.get(peer.worker) if isinstance(peer, Through) else None
+        if worker is None or not isinstance(peer, Through):
+            return None
+        root = self._roots.get(peer, 0)
+        share = worker.shares.get(root)
+        owner = self._ledger.process_owner(root, worker) if share is None else share.pool.owner
+        return owner if owner is not None and owner.number in self._ledger.sessions.by_number else None
 
     def wrapped(self, actions: list[Action]) -> list[Action]:
         """The actions, with what is for these producers put into messages to their workers."""

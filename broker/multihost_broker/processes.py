@@ -20,13 +20,15 @@ SIGKILL = 9
 class Process:
     """One process. Its number is its session's and its own, as those of pools are."""
 
-    __slots__ = ("host", "launch", "number", "owner", "pid", "worker")
+    __slots__ = ("host", "launch", "number", "orphan", "owner", "pid", "worker")
 
     def __init__(self, owner: Session, launch: m.Launch) -> None:
         self.number = owner.number << 32 | launch.process
         self.owner = owner
         self.launch = launch
         launch.process = self.number
+        #: Whoever started it has gone, and somebody else owns it now, who does not know it.
+        self.orphan = False
         #: Who runs it; None: nobody yet.
         self.worker: Session | None = None
         #: Where it runs, once it does.
@@ -115,7 +117,7 @@ class Processes:
         self._tell_launched(process)
 
     def _tell_launched(self, process: Process) -> None:
-        if process.pid:
+        if process.pid and not process.orphan:
             self._ledger.tell(process.owner, m.Launched(process.number & NUMBER, process.host, process.pid))
 
     # -- signals -------------------------------------------------------------------------------------
@@ -139,7 +141,8 @@ class Processes:
 
     def _end(self, process: Process, host: str, exitcode: int, text: str) -> None:
         self._forget(process)
-        self._ledger.tell(process.owner, m.Exited(process.number & NUMBER, host, exitcode, text))
+        if not process.orphan:
+            self._ledger.tell(process.owner, m.Exited(process.number & NUMBER, host, exitcode, text))
 
     def _forget(self, process: Process) -> None:
         number = process.number
@@ -157,12 +160,18 @@ class Processes:
         if not processes:
             del books[session.number]
 
-    def owner_ended(self, owner: Session) -> None:
-        """The session is over: what it has started is killed."""
+    def owner_ended(self, owner: Session, parent: Session | None) -> None:
+        """The session is over: what it has started is killed. If it was a process of ``parent``'s itself, they are told
+        that they are orphans, and have a while to end."""
         for process in list(self._owned.get(owner.number, {}).values()):
-            self._forget(process)
+            if process.worker is None or parent is None:
+                self._forget(process)
+            else:
+                self._drop(self._owned, owner, process.number)
+                self._owned.setdefault(parent.number, {})[process.number] = process
+                process.owner, process.orphan = parent, True
             if process.worker is not None:
-                self._ledger.reach(process.worker, m.Signal(process.number, SIGKILL))
+                self._ledger.reach(process.worker, m.Signal(process.number, SIGKILL if parent is None else 0))
 
     def worker_ended(self, worker: Session, why: str) -> None:
         """The session is over, and with it what the worker has run."""

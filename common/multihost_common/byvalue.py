@@ -22,6 +22,7 @@ import os
 import sys
 import threading
 import weakref
+from collections import ChainMap
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -82,6 +83,8 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
         defines: object = None,
         absent: dict[str, str] | None = None,
     ) -> None:
+        # Before the rest of it is made, which looks at it once.
+        self.dispatch_table = _reducers()
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
         self._defines = defines
         #: Globals of what is defined that stay behind, and why.
@@ -121,6 +124,14 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
             made = super().reducer_override(obj)
             return self._function(obj, made) if type(obj) is FunctionType else made
         return build, _define(obj)
+
+
+def _reducers() -> Any:
+    """How objects are pickled that do not say so themselves: also those that multiprocessing knows of (sockets,
+    connections), once it is in use."""
+    known = _CloudPickler.dispatch_table
+    theirs = sys.modules.get("multiprocessing.reduction")
+    return known if theirs is None else ChainMap(theirs.ForkingPickler._extra_reducers, known)
 
 
 class _Defining(threading.local):

@@ -7,6 +7,7 @@ is imported only then. Buffers of 64 KiB and more travel out of band (pickle pro
 
 from __future__ import annotations
 
+import io
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 from multihost_common import shipments
 from multihost_common.blocks import Frame, unpack_lengths
 from multihost_common.errors import RemoteError
+from multihost_common.pickling import MAX_BUFFERS
 
 #: Buffers of this many bytes and more are frames of their own.
 OUT_OF_BAND_BYTES = 65_536
@@ -41,8 +43,8 @@ def dump_function(func: Callable[..., Any]) -> bytes:
     return _dump(func, None)
 
 
-def dump_item(obj: Any) -> tuple[bytes, list[Frame]]:
-    """(pickle, out-of-band buffers) of an item, or of a chunk of them.
+def dump_item(obj: Any, dumps: Callable[..., bytes] = pickle.dumps) -> tuple[bytes, list[Frame]]:
+    """(pickle, out-of-band buffers) of an item, or of a chunk of them. ``dumps`` is what plain pickling is.
 
     Raises what pickle raised when neither pickle nor cloudpickle can do it.
     """
@@ -50,12 +52,24 @@ def dump_item(obj: Any) -> tuple[bytes, list[Frame]]:
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        if raw.nbytes < OUT_OF_BAND_BYTES:
+        if raw.nbytes < OUT_OF_BAND_BYTES or len(buffers) == MAX_BUFFERS:
             return True
         buffers.append(raw)
         return False
 
-    return _dump(obj, keep, buffers), buffers
+    return _dump(obj, keep, buffers, dumps), buffers
+
+
+def dump_shared(obj: Any) -> tuple[bytes, list[Frame]]:
+    """Like :func:`dump_item`, with all that multiprocessing knows how to pickle: sockets and connections, too."""
+    from multiprocessing.reduction import ForkingPickler
+
+    def dumps(obj: Any, protocol: int, buffer_callback: Any) -> bytes:
+        with io.BytesIO() as file:
+            ForkingPickler(file, protocol, buffer_callback=buffer_callback).dump(obj)  # type: ignore[call-arg]
+            return file.getvalue()
+
+    return dump_item(obj, dumps)
 
 
 def dump_many(items: Sequence[Any], limit: int = BATCH_BYTES) -> list[bytes]:
@@ -136,14 +150,17 @@ def _size(item: Any) -> int:
 
 
 def _dump(
-    obj: Any, keep: Callable[[pickle.PickleBuffer], bool] | None, buffers: list[Frame] | None = None
+    obj: Any,
+    keep: Callable[[pickle.PickleBuffer], bool] | None,
+    buffers: list[Frame] | None = None,
+    dumps: Callable[..., bytes] = pickle.dumps,
 ) -> bytes:
     if _is_mains(obj):
         return _dump_by_value(obj, keep, None)
     failure: Exception | None = None
     marked = shipments.mark()
     try:
-        data = pickle.dumps(obj, 5, buffer_callback=keep)
+        data = dumps(obj, 5, buffer_callback=keep)
         if _MAIN not in data:
             return data
     except Exception as error:  # noqa: BLE001

@@ -17,6 +17,7 @@ from multihost_common.pickling import (
     lengths_of,
     loads,
 )
+from multihost_worker.becoming import add_bundle, apply_setup
 from multihost_worker.claims import COVERS, RUNNING, SINCE, SINCE_OF, Claims
 from multihost_worker.link import DEFINE, FAILED, FORGET, FREED, PROCESS, READY, RUN, SETUP, STOP, Link
 from multihost_worker.outbox import Failure, Outbox
@@ -63,8 +64,10 @@ class Job:
 class Child:
     """One child process, after its fork."""
 
-    def __init__(self, sock: socket, page: int) -> None:
+    def __init__(self, sock: socket, page: int, lifeline: int = -1) -> None:
         self.pid = os.getpid()
+        #: Of a process: readable once whoever started it is gone.
+        self.lifeline = lifeline
         self.link = Link(sock, Segments(KEEP))
         self.link.segments.dropped = self._dropped
         self.claims = Claims(page)
@@ -102,7 +105,7 @@ class Child:
                 if not self._set_up(*args, *frames):
                     return 1
             elif kind == PROCESS:
-                return _become(frames)
+                return _become(frames, self.lifeline)
             elif kind == STOP:
                 return 0
             frames.clear()
@@ -113,7 +116,7 @@ class Child:
         self.link.segments.limit = segments
         try:
             if len(code):
-                _add_bundle(private_dir, code)
+                add_bundle(private_dir, code)
             if len(setup):
                 apply_setup(loads(setup))
         except BaseException as error:  # noqa: BLE001
@@ -137,7 +140,7 @@ class Child:
         function: Any = None
         try:
             if len(code):
-                _add_bundle(private_dir, code)
+                add_bundle(private_dir, code)
             function = loads(blob)
         except BaseException as failure:  # noqa: BLE001
             error = trace_text(failure)
@@ -423,7 +426,7 @@ def trace_text(error: BaseException) -> str:
         return f"{type(error).__name__}, which cannot be shown ({type(failure).__name__})\n"
 
 
-def _become(frames: list[Frame]) -> int:
+def _become(frames: list[Frame], lifeline: int) -> int:
     """Be the process that was launched; its exit code."""
     try:
         main = loads(frames[0], buffers=frames[1:])
@@ -431,77 +434,5 @@ def _become(frames: list[Frame]) -> int:
         sys.stderr.write(trace_text(error))
         return 1
     frames.clear()
-    code: int = main()
+    code: int = main(lifeline)
     return code
-
-
-def _add_bundle(private_dir: str, code: Frame) -> None:
-    from multihost_worker.bundles import unpack
-
-    path = unpack(private_dir, code)
-    if path not in sys.path:
-        sys.path.insert(1, path)
-
-
-class _Namer:
-    """Names the process, and gives it the producer's key of managers, when multiprocessing is imported. To import it for that would take as long
-    as all else of a child's start."""
-
-    def __init__(self, name: str, authkey: bytes) -> None:
-        self.name = name
-        self.authkey = authkey
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        """As an importer on ``sys.meta_path`` has it."""
-        if fullname != "multiprocessing.process":
-            return None
-        sys.meta_path.remove(self)
-        specs = (finder.find_spec(fullname, path, target) for finder in sys.meta_path)
-        spec = next((spec for spec in specs if spec is not None), None)
-        loader: Any = spec.loader if spec is not None else None
-        if loader is None:
-            return spec
-        execute = loader.exec_module
-
-        def exec_module(module: Any) -> None:
-            execute(module)
-            _identify(module.current_process(), self.name, self.authkey)
-
-        loader.exec_module = exec_module
-        return spec
-
-
-def _name_process(name: str, authkey: bytes) -> None:
-    known = sys.modules.get("multiprocessing.process")
-    if known is not None:
-        _identify(known.current_process(), name, authkey)
-    else:
-        sys.meta_path.insert(0, _Namer(name, authkey))
-
-
-def _identify(process: Any, name: str, authkey: bytes) -> None:
-    process.name = name
-    if authkey:
-        process.authkey = authkey
-
-
-def apply_setup(setup: dict[str, Any]) -> None:
-    """Become what the producer's processes look like, then run the pool's initializer."""
-    if setup.get("environ") is not None:
-        os.environ.clear()
-        os.environ.update(setup["environ"])
-    if setup.get("cwd") is not None:
-        os.chdir(setup["cwd"])
-    if setup.get("sys_path") is not None:
-        sys.path[:] = setup["sys_path"]
-    if setup.get("argv") is not None:
-        sys.argv[:] = setup["argv"]
-    if setup.get("loggers"):
-        from multihost_common.inherit import adopt
-
-        adopt(setup["loggers"])
-    if setup.get("name"):
-        _name_process(setup["name"], setup.get("authkey", b""))
-    if setup.get("initializer"):
-        initializer = loads(setup["initializer"])
-        initializer(*(loads(setup["initargs"]) if setup.get("initargs") else ()))

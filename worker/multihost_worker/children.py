@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from multihost_worker import events as e
 from multihost_worker import memory
-from multihost_worker.claims import ClaimBook
 from multihost_worker.control import DIED, FORKED, KILL, REFUSED, SIGNAL, START
+from multihost_worker.ends import Ends, Pairs
 from multihost_worker.link import (
     DEFINE,
     FAILED,
@@ -31,44 +31,16 @@ from multihost_worker.link import (
     STOP,
     UNREADABLE,
     Link,
-    close_all,
 )
 from multihost_worker.prompter import Prompter
 from multihost_worker.segments import Segments, allotment
 from multihost_worker.server import Server, kill_group
 
 if TYPE_CHECKING:
-    from _socket import socket
     from collections.abc import Callable, Mapping, Sequence
 
 #: What ``watch`` is told and ``process`` takes, with the values select.poll() has.
 READ, WRITE = select.POLLIN, select.POLLOUT
-
-#: How much of a dead child's standard error goes into ChildDied.
-_TAIL = 2000
-#: Bytes of output read at once, and how often in a row; a pipe holds no more than both together.
-_CAPTURED = 65_536
-_READS = 16
-
-
-class _Child:
-    """What the agent knows of one child."""
-
-    __slots__ = ("book", "child", "killed", "link", "oom", "outputs", "pid", "pool", "printed", "tail")
-
-    def __init__(self, child: int, pool: int, link: Link, book: ClaimBook, oom: int) -> None:
-        self.child = child
-        self.pool = pool
-        self.link = link
-        self.book = book
-        self.pid = 0
-        self.killed = False
-        self.oom = oom
-        #: Descriptor to stream number.
-        self.outputs: dict[int, int] = {}
-        #: Whether there is something to read of them, without an exception for each of which there is not.
-        self.printed = select.poll()
-        self.tail = b""
 
 
 class Children:
@@ -104,8 +76,8 @@ class Children:
         self._watch = watch
         self._private_dir = private_dir
         self._own_dir: str | None = None
-        self._children: dict[int, _Child] = {}
-        self._owners: dict[int, _Child] = {}
+        self._children: dict[int, Ends] = {}
+        self._owners: dict[int, Ends] = {}
         #: What is watched now: descriptor to events.
         self.watched: dict[int, int] = {}
         self._prompter = Prompter(clock)
@@ -122,6 +94,7 @@ class Children:
             e.KillChild: self._kill,
             e.Begin: self._begin,
             e.SignalChild: self._signal,
+            e.Orphan: self._orphan,
             e.Reclaim: self._reclaim,
             e.Inspect: self._inspect,
         }
@@ -235,10 +208,7 @@ class Children:
         self._closed = True
         self._server.abandon()
         for each in self._children.values():
-            each.link.abandon()
-            each.book.close()
-            close_all(each.outputs)
-            each.outputs.clear()
+            each.abandon()
         self._segments.close()
         for books in (self._children, self._owners, self.watched):
             books.clear()
@@ -260,36 +230,19 @@ class Children:
             self._set(fd, READ)
         self._send(each, SETUP, (where, limit), (action.setup, action.code))
 
-    def _fork(self, action: e.StartChild, views: int) -> _Child:
+    def _fork(self, action: e.StartChild, views: int) -> Ends:
         """Ask the forkserver for a process. Raises OSError with nothing left open."""
-        from _socket import socketpair
-
         self.start()
-        book = ClaimBook()
-        sockets: list[socket] = []
-        pipes: list[int] = []
+        pairs = Pairs(self._capture is not None, action.process)
         try:
-            sockets += socketpair()
-            sockets[0].setblocking(False)
-            for _ in range(2 if self._capture is not None else 0):
-                pipes += os.pipe()
-            self._server.request(START, action.child, [sockets[1].fileno(), book.fd, *pipes[1::2]])
+            self._server.request(START, action.child, pairs.theirs(), int(action.process))
         except OSError:
-            book.close()
-            for each in sockets:
-                each.close()
-            close_all(pipes)
+            pairs.close()
             raise
-        sockets[1].close()
-        close_all(pipes[1::2])
+        pairs.give_away()
         self._flushed_server()
-        link = Link(sockets[0], self._segments, views, self._freed)
-        child = _Child(action.child, action.pool, link, book, memory.oom_kills())
-        for stream, fd in enumerate(pipes[::2], 1):
-            os.set_blocking(fd, False)
-            child.outputs[fd] = stream
-            child.printed.register(fd, READ)
-        return child
+        link = Link(pairs.sockets[0], self._segments, views, self._freed)
+        return Ends(action.child, action.pool, pairs, link, memory.oom_kills())
 
     def _code_dir(self, code: Any) -> str:
         if not len(code):
@@ -342,6 +295,11 @@ class Children:
             self._server.request(SIGNAL, action.child, [], action.signal)
             self._flushed_server()
 
+    def _orphan(self, action: e.Orphan) -> None:
+        each = self._children.get(action.child)
+        if each is not None:
+            each.orphan()
+
     def _reclaim(self, action: e.Reclaim) -> None:
         each = self._children.get(action.child)
         if each is not None:
@@ -369,11 +327,11 @@ class Children:
         if each is not None:
             self._send(each, SAID, (), action.frames)
 
-    def _send(self, each: _Child, kind: int, args: tuple[Any, ...] = (), frames: Sequence[Any] = ()) -> None:
+    def _send(self, each: Ends, kind: int, args: tuple[Any, ...] = (), frames: Sequence[Any] = ()) -> None:
         if not each.link.eof:
             self._set(each.link.fd, READ if each.link.send(kind, args, frames) else READ | WRITE)
 
-    def _read(self, each: _Child) -> None:
+    def _read(self, each: Ends) -> None:
         """Everything that is there, as events. The core may answer with actions meanwhile."""
         link = each.link
         more = True
@@ -382,7 +340,7 @@ class Children:
             while (message := self._next(each)) is not None:
                 self._tell(each, *message)
 
-    def _next(self, each: _Child) -> tuple[int, tuple[Any, ...], list[Any]] | None:
+    def _next(self, each: Ends) -> tuple[int, tuple[Any, ...], list[Any]] | None:
         try:
             return each.link.next()
         except UNREADABLE as error:
@@ -390,7 +348,7 @@ class Children:
             each.link.eof = True
             return None
 
-    def _tell(self, each: _Child, kind: int, args: tuple[Any, ...], frames: list[Any]) -> None:
+    def _tell(self, each: Ends, kind: int, args: tuple[Any, ...], frames: list[Any]) -> None:
         if kind == RESULT:
             job, start, count, spent, encoding, position = args
             # What an item printed is told before its result is.
@@ -405,34 +363,20 @@ class Children:
         elif kind == FAILED:
             self._emit(e.ChildFailed(each.child, args[0]))
 
-    def _read_outputs(self, each: _Child) -> None:
-        for fd, _ in each.printed.poll(0) if each.outputs else ():
+    def _read_outputs(self, each: Ends) -> None:
+        for fd in each.ready():
             self._read_output(each, fd)
 
-    def _read_output(self, each: _Child, fd: int) -> None:
-        stream = each.outputs.get(fd, 0)
-        # Bounded: who prints for ever must not keep the loop from all else.
-        for _ in range(_READS if stream else 0):
-            try:
-                data = os.read(fd, _CAPTURED)
-            except BlockingIOError:
-                return
-            if not data:
-                self._close_output(each, fd)
-                return
-            if stream == 2:
-                each.tail = (each.tail + data)[-_TAIL:]
-            if self._capture is not None:
-                self._capture(each.pool, each.pid, stream, data)
+    def _read_output(self, each: Ends, fd: int) -> None:
+        if not each.read(fd, self._capture):
+            self._close_output(each, fd)
 
-    def _close_output(self, each: _Child, fd: int) -> None:
-        if each.outputs.pop(fd, None) is not None:
-            each.printed.unregister(fd)
-            self._set(fd, 0)
-            self._owners.pop(fd, None)
-            os.close(fd)
+    def _close_output(self, each: Ends, fd: int) -> None:
+        self._set(fd, 0)
+        self._owners.pop(fd, None)
+        each.close_output(fd)
 
-    def _hung_up(self, each: _Child) -> None:
+    def _hung_up(self, each: Ends) -> None:
         """A child that has closed its socket is ending, or useless; its death is reported."""
         self._set(each.link.fd, 0)
         if not self._server.request(KILL, each.child, []) and each.pid:
@@ -480,7 +424,7 @@ class Children:
             each.tail = each.tail or b"the forkserver was killed"
             self._died(each, 0, signal.SIGKILL, 0)
 
-    def _died(self, each: _Child, exitcode: int, signum: int, rss: int) -> None:
+    def _died(self, each: Ends, exitcode: int, signum: int, rss: int) -> None:
         if self._children.get(each.child) is not each:
             return
         each.link.drained = False
@@ -493,7 +437,7 @@ class Children:
         self._forget_child(each)
         self._emit(e.ChildDied(each.child, position, each.pid, exitcode, signum, rss, oom, text, covers))
 
-    def _forget_child(self, each: _Child) -> None:
+    def _forget_child(self, each: Ends) -> None:
         if self._children.get(each.child) is each:
             del self._children[each.child]
         self._set(each.link.fd, 0)
@@ -502,8 +446,7 @@ class Children:
             self._close_output(each, fd)
         if self._capture is not None:
             self._capture(each.pool, each.pid, 1, b"")
-        each.link.close()
-        each.book.close()
+        each.close()
 
     def _dropped(self, number: int) -> None:
         for each in self._children.values():

@@ -84,7 +84,13 @@ class Core:
 
     def deadline(self) -> float | None:
         """When :class:`~multihost_worker.events.Tick` is due."""
-        times = (self._watch.deadline(), self._next_beat, self._drain_by, self._orphan_at)
+        times = (
+            self.processes.deadline(),
+            self._watch.deadline(),
+            self._next_beat,
+            self._drain_by,
+            self._orphan_at,
+        )
         return min((at for at in times if at is not None), default=None)
 
     def _root_of(self, child: int) -> int | None:
@@ -144,6 +150,7 @@ class Core:
             self._orphan_at = None
             self._begin_anew()
         self._minder.look()
+        self.processes.tick()
         if self._drain_by is not None and now >= self._drain_by:
             self._hand_back()
 

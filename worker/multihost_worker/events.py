@@ -166,12 +166,14 @@ class Tell(Struct):
 
 @struct
 class StartChild(Struct):
-    """Fork a child for the pool. ``setup`` and ``code`` are contents of blobs, or empty."""
+    """Fork a child for the pool, or for what is a process of its own. ``setup`` and ``code`` are contents of blobs, or
+    empty."""
 
     child: int
     pool: int
     setup: Frame
     code: Frame
+    process: bool = False
 
 
 @struct
@@ -188,6 +190,13 @@ class SignalChild(Struct):
 
     child: int
     signal: int
+
+
+@struct
+class Orphan(Struct):
+    """Whoever started the process that this child is, is gone: let it know."""
+
+    child: int
 
 
 @struct
@@ -285,5 +294,5 @@ class Exit(Struct):
 
 Action: TypeAlias = (
     Send | Tell | StartChild | Define | Run | Forget | StopChild | KillChild | Reclaim | Inspect | Spool | Unspool | Unlink
-    | Begin | SignalChild | Exit
+    | Begin | SignalChild | Orphan | Exit
 )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
 import errno
+import gc
 import os
 import select
 import sys
@@ -21,6 +22,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+#: What a process imports before anything of its own.
+PROCESSES = ("multihost.process", "multihost_common.byvalue", "traceback")
+
 #: What is added to a child's oom_score_adj.
 _OOM_SCORE = 500
 
@@ -31,6 +35,7 @@ class ForkServer:
     def __init__(self) -> None:
         self.control = socket(AF_UNIX, SOCK_STREAM, 0, CONTROL)
         os.set_inheritable(CONTROL, False)
+        self._prepared = False
         self.pids: dict[int, int] = {}
         self.children: dict[int, int] = {}
         self.wake, self._woken = os.pipe()
@@ -67,7 +72,7 @@ class ForkServer:
         data = b""
         while len(data) < RECORD:
             try:
-                part, ancillary, _, _ = self.control.recvmsg(RECORD - len(data), CMSG_SPACE(4 * 4))
+                part, ancillary, _, _ = self.control.recvmsg(RECORD - len(data), CMSG_SPACE(4 * 8))
             except OSError:
                 return None
             if not part:
@@ -86,7 +91,7 @@ class ForkServer:
         except OSError:
             return
 
-    def carry_out(self, kind: int, child: int, signum: int, fds: list[int]) -> int | None:
+    def carry_out(self, kind: int, child: int, word: int, fds: list[int]) -> int | None:
         """None in the server; the exit status in a child that is done."""
         if kind == KILL:
             pid = self.pids.get(child)
@@ -94,8 +99,10 @@ class ForkServer:
                 _kill(pid)
             return None
         if kind == SIGNAL:
-            _send_signal(self.pids.get(child, 0), signum)
+            _send_signal(self.pids.get(child, 0), word)
             return None
+        if word and not self._prepared:
+            self._prepare()
         try:
             pid = os.fork()
         except OSError as error:
@@ -103,7 +110,7 @@ class ForkServer:
             _close(fds)
             return None
         if pid == 0:
-            return self.child(fds)
+            return self.child(fds, process=word > 0)
         _set_group(pid)
         _close(fds)
         self.pids[child] = pid
@@ -111,7 +118,19 @@ class ForkServer:
         self.report(FORKED, child, pid, 0, 0)
         return None
 
-    def child(self, fds: list[int]) -> int:
+    def _prepare(self) -> None:
+        """Import once what every process needs: for each of them that would take longer than all else."""
+        self._prepared = True
+        for name in PROCESSES:
+            try:
+                __import__(name)
+            except ImportError:
+                continue
+        gc.collect()
+        # So that the collector of a child does not make all of it its own.
+        gc.freeze()
+
+    def child(self, fds: list[int], process: bool) -> int:
         """What the fork does first: become a process of its own, then serve."""
         status = 1
         try:
@@ -124,14 +143,15 @@ class ForkServer:
             _die_with_parent(server)
             self.control.close()
             _close([self.wake, self._woken])
-            if len(fds) < 2:
+            if len(fds) < 2 + process:
                 return 1
+            lifeline = fds.pop() if process else -1
             _standard_streams(fds[2:])
             _raise_oom_score()
             _reseed()
             sys.modules["__main__"] = type(sys)("__main__")
             # Held until the end: its socket, once closed, says that this process is of no use.
-            child = Child(socket(AF_UNIX, SOCK_STREAM, 0, fds[0]), fds[1])
+            child = Child(socket(AF_UNIX, SOCK_STREAM, 0, fds[0]), fds[1], lifeline)
             status = child.serve()
         except BaseException as error:  # noqa: BLE001
             sys.excepthook(type(error), error, error.__traceback__)
@@ -259,6 +279,8 @@ def _reseed() -> None:
     """What was preloaded has been seeded once for all children."""
     if "random" in sys.modules:
         sys.modules["random"].seed()
+    if "multiprocessing.process" in sys.modules:
+        sys.modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
 

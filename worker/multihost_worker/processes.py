@@ -12,6 +12,9 @@ from multihost_worker.books import Books
 
 SIGKILL = 9
 
+#: Seconds that a process has after whoever started it has gone.
+ORPHANED = 10.0
+
 #: Processes of one host at once; one more ends before it begins.
 MOST_PROCESSES = 4096
 
@@ -19,7 +22,7 @@ MOST_PROCESSES = 4096
 class Process:
     """One process, and the child that it is once its content is here."""
 
-    __slots__ = ("child", "launch", "pid", "signals", "text")
+    __slots__ = ("child", "kill_at", "launch", "pid", "signals", "text")
 
     def __init__(self, launch: m.Launch) -> None:
         self.launch = launch
@@ -27,6 +30,8 @@ class Process:
         self.child = 0
         #: 0: it has not begun.
         self.pid = 0
+        #: When it is killed, since nobody waits for it any more.
+        self.kill_at: float | None = None
         #: Those that came before it could take any.
         self.signals: list[int] = []
         #: Why it could not begin, or was ended.
@@ -53,6 +58,7 @@ class Processes:
         self._ended = ended
         self.by_number: dict[int, Process] = {}
         self.by_child: dict[int, Process] = {}
+        self._orphans: dict[int, Process] = {}
         self.reactions: dict[type, Callable[[Any], None]] = {
             m.Launch: self._on_launch,
             m.Signal: self._on_signal,
@@ -104,7 +110,7 @@ class Processes:
         process.child = self._next_child()
         self.by_child[process.child] = process
         setup, code = self._content(launch.setup), self._content(launch.code)
-        books.emit(e.StartChild(process.child, launch.process, setup, code))
+        books.emit(e.StartChild(process.child, launch.process, setup, code, True))
         books.emit(e.Begin(process.child, launch.frames))
         launch.frames = ()
 
@@ -116,13 +122,34 @@ class Processes:
         if process is None:
             return
         if not process.child:
-            self._end(process, -signal.signal)
+            self._end(process, -(signal.signal or SIGKILL))
+        elif not signal.signal:
+            self._orphan(process)
         elif signal.signal == SIGKILL:
             self._books.emit(e.KillChild(process.child))
         elif process.pid:
             self._books.emit(e.SignalChild(process.child, signal.signal))
         else:
             process.signals.append(signal.signal)
+
+    def _orphan(self, process: Process) -> None:
+        """Whoever started it is gone. It may want to know, and to end in its own way."""
+        if process.kill_at is None:
+            process.kill_at = self._books.now + ORPHANED
+            self._orphans[process.child] = process
+            self._books.emit(e.Orphan(process.child))
+
+    def deadline(self) -> float | None:
+        """When :meth:`tick` has something to do."""
+        # They have come in the order in which they are due.
+        return next((each.kill_at for each in self._orphans.values()), None)
+
+    def tick(self) -> None:
+        """Kill those that have had their time."""
+        for process in list(self._orphans.values()):
+            if process.kill_at is not None and process.kill_at <= self._books.now:
+                del self._orphans[process.child]
+                self._books.emit(e.KillChild(process.child))
 
     # -- what the children do ------------------------------------------------------------------------
 
@@ -184,6 +211,7 @@ class Processes:
         launch = process.launch
         del self.by_number[launch.process]
         self.by_child.pop(process.child, None)
+        self._orphans.pop(process.child, None)
         self._books.blobs.release(launch.setup)
         self._books.blobs.release(launch.code)
 

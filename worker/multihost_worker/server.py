@@ -59,11 +59,11 @@ class Server:
         self.eof = False
         return True
 
-    def request(self, kind: int, child: int, fds: Sequence[int], signum: int = 0) -> bool:
+    def request(self, kind: int, child: int, fds: Sequence[int], word: int = 0) -> bool:
         """Ask for something. False if there is no forkserver."""
         if self._sock is None:
             return False
-        data = array("q", (kind, child, signum, 0, 0)).tobytes()
+        data = array("q", (kind, child, word, 0, 0)).tobytes()
         self._queue.append((data, _duplicates(fds)))
         self.flush()
         return True
