@@ -18,6 +18,7 @@ whoever uses it there is told so.
 from __future__ import annotations
 
 import io
+import operator
 import os
 import sys
 import threading
@@ -100,9 +101,14 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
             if obj is not self._defines and self._is_plain(obj):
                 return self._definition(obj)
             return self._function(obj, super().reducer_override(obj))
-        if issubclass(kind, type) and obj is not self._defines and _is_dynamic(obj):
+        if not issubclass(kind, type):
+            return super().reducer_override(obj)
+        if "_ctypes" in (kind.__module__, obj.__module__) and (made := _ctypes_made(obj)):
+            return made
+        if obj is not self._defines and _is_dynamic(obj):
             return self._definition(obj)
-        return super().reducer_override(obj)
+        made = super().reducer_override(obj)
+        return _without_fields(made) if kind.__module__ == "_ctypes" and type(made) is tuple else made
 
     def _is_plain(self, function: FunctionType) -> bool:
         """A function of ``__main__`` that nothing but its code and its globals makes."""
@@ -197,6 +203,24 @@ def _failing_globals(function: FunctionType) -> dict[str, str]:
 def _is_dynamic(cls: type) -> bool:
     """Whether the other end cannot import this class (and it was made by Python code)."""
     return bool(cls.__flags__ & HEAP_TYPE) and not _inside._should_pickle_by_reference(cls)
+
+
+def _ctypes_made(cls: Any) -> Any:
+    """How those classes travel that have no name to be found by: arrays of so many elements, and what makes structures."""
+    if issubclass(cls, type):
+        found = [each for each in vars(sys.modules["_ctypes"]).values() if type(each) is cls]
+        return (type, (found[0],)) if found else None
+    if hasattr(cls, "_length_") and cls is cls._type_ * cls._length_:
+        return operator.mul, (cls._type_, cls._length_)
+    return None
+
+
+def _without_fields(made: Any) -> Any:
+    """A ctypes class without its descriptors of fields, which ctypes makes from ``_fields_`` once the rest is there."""
+    attributes, slots = made[2]
+    kept = {name: each for name, each in attributes.items() if type(each).__name__ != "CField"}
+    fields = {"_fields_": kept.pop("_fields_")} if "_fields_" in kept else {}
+    return (*made[:2], ({**kept, **fields}, slots), *made[3:])
 
 
 # -- at the other end --------------------------------------------------------------------------------

@@ -11,18 +11,14 @@ from multihost_common import __version__ as __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multiprocessing import Array as Array
     from multiprocessing import AuthenticationError as AuthenticationError
     from multiprocessing import BufferTooShort as BufferTooShort
     from multiprocessing import JoinableQueue as JoinableQueue
     from multiprocessing import Manager as Manager
     from multiprocessing import ProcessError as ProcessError
     from multiprocessing import Queue as Queue
-    from multiprocessing import RawArray as RawArray
-    from multiprocessing import RawValue as RawValue
     from multiprocessing import SimpleQueue as SimpleQueue
     from multiprocessing import TimeoutError as TimeoutError
-    from multiprocessing import Value as Value
     from multiprocessing import allow_connection_pickling as allow_connection_pickling
     from multiprocessing import freeze_support as freeze_support
     from multiprocessing import get_all_start_methods as get_all_start_methods
@@ -45,6 +41,10 @@ if TYPE_CHECKING:
     from multihost.process import active_children as active_children
     from multihost.process import current_process as current_process
     from multihost.process import parent_process as parent_process
+    from multihost.sharedctypes import Array as Array
+    from multihost.sharedctypes import RawArray as RawArray
+    from multihost.sharedctypes import RawValue as RawValue
+    from multihost.sharedctypes import Value as Value
     from multihost.synchronize import Barrier as Barrier
     from multihost.synchronize import BoundedSemaphore as BoundedSemaphore
     from multihost.synchronize import Condition as Condition
@@ -92,6 +92,7 @@ _HOMES = {
     "detached_result": "multihost.detached",
     "get_context": "multihost.context",
     **dict.fromkeys(_LOCKS, "multihost.synchronize"),
+    **dict.fromkeys(("Array", "RawArray", "RawValue", "Value"), "multihost.sharedctypes"),
     **dict.fromkeys(_ERRORS, "multihost_common.errors"),
 }
 
@@ -101,7 +102,6 @@ _MODULES = {
     "managers",
     "queues",
     "shared_memory",
-    "sharedctypes",
     "util",
 }
 
@@ -113,7 +113,7 @@ def __getattr__(name: str) -> Any:
     if home is not None:
         value = globals()[name] = getattr(importlib.import_module(home), name)
         return value
-    if name in ("connection", "context", "executor", "pool", "process", "synchronize"):
+    if name in ("connection", "context", "executor", "pool", "process", "sharedctypes", "synchronize"):
         return importlib.import_module(f"multihost.{name}")
     if name in _MODULES:
         return importlib.import_module(f"multiprocessing.{name}")

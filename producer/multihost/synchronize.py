@@ -34,6 +34,14 @@ from multihost_common.shared import (
 
 T = TypeVar("T")
 
+
+def __getattr__(name: str) -> Any:
+    # What else the standard library's module of this name has.
+    from multiprocessing import synchronize
+
+    return getattr(synchronize, name)
+
+
 #: As in multiprocessing: a lock that its thread may acquire again, and everything else.
 RECURSIVE_MUTEX, SEMAPHORE_KIND = 0, 1
 
@@ -55,6 +63,7 @@ class _Books:
         self._mutex = threading.Lock()
         self._acquired = 0
         self._thread = 0
+        self._times = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _books, (self.shared, self.kind, self.maxvalue)
@@ -69,6 +78,7 @@ class _Books:
             return False
         with self._mutex:
             self._acquired += 1
+            self._times += 1
             self._thread = threading.get_ident()
         self.owner_died = bool(ask.amount)
         if self.maxvalue != 1:
@@ -104,6 +114,10 @@ class _Books:
         """This process ends in good order: what it has taken from a semaphore stays taken."""
         if self.maxvalue != 1 and self._acquired:
             self.shared.tell_at_exit(Semaphores.KEEP)
+
+    def hold(self) -> int:
+        """A number that is another one each time that this thread has acquired it anew; 0: it has not, or others may."""
+        return self._times if self.maxvalue == 1 and self._is_mine() else 0
 
     # The names that multiprocessing's have, for what looks at them.
 
