@@ -111,7 +111,7 @@ def test_characters_have_a_value_and_all_their_bytes() -> None:
     assert other.raw == b"bye\0ohello\0\0"
     other.raw = b"AB"
     assert text[:4] == b"ABe\0"
-    wide = mp.Array("u", "häuser")
+    wide = mp.Array("u", "häuser", lock=False)
     assert elsewhere(wide).value == "häuser"
     with pytest.raises(TypeError):
         text.value = 7
