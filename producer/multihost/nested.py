@@ -6,6 +6,7 @@ it reads the pipe, also for the child's own loop (:meth:`ChildEngine.receive`), 
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 #: Seconds until the broker has answered Hello: it may be on its way back.
 HANDSHAKE_TIMEOUT = 30.0
 
+#: Seconds that a process waits at most until all it has said is with its agent.
+SETTLE_TIMEOUT = 5.0
+
 
 class ChildEngine(Driver):
     """See the module. Raises BrokerLostError if the broker does not answer."""
@@ -38,6 +42,7 @@ class ChildEngine(Driver):
         self._news = Completion()
         self._welcomed = Completion()
         self._elastic = False
+        self._sending = False
         self._link.guard = threading.Lock()
         self._waiter.watch(self._link.fd)
         child.receive = self.receive
@@ -45,6 +50,27 @@ class ChildEngine(Driver):
         if not self.wait(self._welcomed, HANDSHAKE_TIMEOUT):
             raise BrokerLostError("the broker does not answer this process: its worker has lost it")
         self._check_alive()
+        atexit.register(self.settle)
+        child.settle = self.settle
+
+    def _drain_inbox(self) -> bool:
+        self._sending = True
+        try:
+            return super()._drain_inbox()
+        finally:
+            self._sending = False
+
+    def settle(self) -> None:
+        """See that what this process has said so far is with its agent, before a result is, and before it ends."""
+        # In this order: what is taken from the inbox is being sent.
+        if self._inbox or self._sending:
+            said = Completion()
+
+            def note() -> None:
+                said.done = True
+
+            self._do(note)
+            self.wait(said, SETTLE_TIMEOUT)
 
     def _describe(self) -> str:
         return "the broker of this worker"

@@ -75,6 +75,8 @@ class Child:
         self.outbox = Outbox(self.link)
         #: Waits for what the agent says next; an engine that reads the link in this process takes its place.
         self.receive = self.link.receive
+        #: What such an engine still has to say goes before a result.
+        self.settle: Callable[[], None] | None = None
 
     def _dropped(self, number: int) -> None:
         self.link.known.discard(number)
@@ -111,6 +113,11 @@ class Child:
             frames.clear()
 
     # -- set-up and functions ------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        if self.settle is not None:
+            self.settle()
+        self.outbox.flush()
 
     def _set_up(self, private_dir: str, segments: int, setup: Frame, code: Frame) -> bool:
         self.link.segments.limit = segments
@@ -214,12 +221,12 @@ class Child:
             _adapt(job, stop - chunk, upto - done, now - begun)
             done, chunk = upto, stop
             if chunk < chunks and outbox.due(now, now - begun):
-                outbox.flush()
+                self._flush()
         # A segment that held them goes back with these results, not with the next.
         pieces.clear()
         buffers.clear()
         if outbox.values:
-            outbox.flush()
+            self._flush()
 
     def _run_once(
         self,
@@ -256,7 +263,7 @@ class Child:
             else:
                 self._items(job, [items[at]], position + item + 1)
             self.outbox.spent += perf_counter() - begun
-            self.outbox.flush()
+            self._flush()
 
     def _singles(
         self, job: Job, pieces: list[Frame], first: int, stop: int, running: int, buffers: list[Frame]
