@@ -334,15 +334,34 @@ class Condition:
         depth = self._lock._semlock._count()
         for _ in range(depth):
             self._lock.release()
+        notified = False
         try:
             undo = partial(self._pass_on, sharing)
             notified = sharing.finish(ask, None if timeout is None else max(0.0, timeout), undo) is not None
         finally:
-            for _ in range(depth):
-                self._lock.acquire()
+            try:
+                self._lock_again(depth)
+            except BaseException:
+                if notified:
+                    self._pass_on(sharing, ask)
+                raise
         if notified:
             self._shared.tell(Conditions.WOKEN, ask.number)
         return notified
+
+    def _lock_again(self, depth: int) -> None:
+        """Whoever waited is going to release it. So Ctrl-C is put off until it is held; not a second time."""
+        interrupt: KeyboardInterrupt | None = None
+        while depth:
+            try:
+                self._lock.acquire()
+                depth -= 1
+            except KeyboardInterrupt as error:
+                if interrupt is not None:
+                    raise
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def _pass_on(self, sharing: Sharing, ask: Ask) -> None:
         # May be called by who runs the loop.
