@@ -87,6 +87,10 @@ class Bench:
         """Receive some."""
         return self.ask(party, Pipes.RECV, side | most << 1, now=now)
 
+    def call(self, side: int, message: bytes = b"x", party: int = MAKER) -> Asked:
+        """Send one message, and receive the next."""
+        return self.ask(party, Pipes.CALL, side | 1 << 1, (message,))
+
     def poll(self, side: int, party: int = MAKER, now: bool = False) -> Asked:
         """Learn whether there is something."""
         return self.ask(party, Pipes.POLL, side, now=now)
@@ -266,6 +270,36 @@ def test_nonsense_is_answered(bench: Bench, op: int) -> None:
     for amount in (0, 1, 2, 3, (1 << 64) - 1):
         for frames in ((), (b"",), (b"a", b"b", b"c")):
             bench.ask(THIRD, op, amount, frames, now=True)
+
+
+# -- in turns ------------------------------------------------------------------------------------------
+
+
+def test_who_sends_and_receives_in_turns_asks_once(bench: Bench) -> None:
+    bench.recv(0, now=True)
+    call = bench.call(0, b"question")
+    assert bench.recv(1, party=OTHER).got == [b"question"]
+    assert call.waits
+    bench.send(1, b"answer", party=OTHER)
+    assert call.got == [b"answer"]
+
+
+def test_nothing_goes_unasked_to_one_of_several_readers(bench: Bench) -> None:
+    bench.recv(0, party=MAKER, now=True)
+    call = bench.call(0)
+    assert call.waits
+    asked = bench.recv(0, party=OTHER)
+    assert call.answer.status == m.BUSY
+    assert bench.call(0).answer.status == m.BUSY
+    bench.send(1, b"answer")
+    assert asked.got == [b"answer"]
+    assert [bench.recv(1).got for _ in range(2)] == [[b"x"]] * 2
+
+
+def test_who_calls_a_closed_end_learns_of_the_end(bench: Bench) -> None:
+    bench.recv(0, now=True)
+    bench.shut(1)
+    assert bench.call(0).got == []
 
 
 # -- one way -------------------------------------------------------------------------------------------

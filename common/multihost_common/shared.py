@@ -82,11 +82,12 @@ class Pipes:
     SHUT one less
     SHIP a handle is on its way to another process by a ticket drawn at random, the first frame (empty: none is);
          the other frames had been received too early and go back in front
+    CALL SEND without waiting for room, then RECV one; BUSY once other processes receive here, too
     VOID the handle of this ticket, the frame, will not arrive, unless it has
     ==== ==================================================================================================
     """
 
-    SEND, RECV, POLL, OPEN, SHUT, SHIP, VOID = range(16, 23)
+    SEND, RECV, POLL, OPEN, SHUT, SHIP, VOID, CALL = range(16, 24)
 
     MORE = 1 << 32
 

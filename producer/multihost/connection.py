@@ -18,7 +18,6 @@ import os
 import pickle
 import platform
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from multiprocessing import reduction as _standard_reduction
@@ -36,6 +35,7 @@ from multiprocessing.connection import (  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, Any
 
 from multihost.engine import Completion
+from multihost.pace import Pace
 from multihost.reduction import dump_function
 from multihost.sharing import Ask, Sharing, get_sharing
 from multihost.watching import Watch
@@ -47,14 +47,11 @@ from multihost_common.shared import PIPE, Pipes
 #: Messages that are asked for at once. They all come only where nobody else could receive them.
 BATCH = 60
 
-#: Who sends so many messages in a row, this many seconds apart at most, has the next ones answered all together:
-#: so many of them, of so many bytes.
-STREAK = 4
-STREAK_PAUSE = 0.0005
-LOOSE = 32
-LOOSE_BYTES = 65_536
 
 _TICKET_BYTES = 16
+
+#: What becomes of a request to receive that says nothing of what there is.
+_NOTHING = (m.BUSY, m.WITHDRAWN)
 
 
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:  # noqa: N802
@@ -107,7 +104,7 @@ class Connection(_standard.Connection):
         self._watch = Watch(sharing, self._name, self._side)
         #: It has been pickled: what comes early goes back.
         self._shipped = False
-        self._streak = _Streak()
+        self._pace = Pace()
 
     def _use(self) -> Sharing:
         """The way to the broker. In a forked process this end has one more handle."""
@@ -132,14 +129,20 @@ class Connection(_standard.Connection):
     def _put(self, message: bytes) -> None:
         sharing = self._use()
         with self._sending:
-            if self._streak.goes_on(len(message)):
+            pace = self._pace
+            if not pace.loosely(len(message)):
+                ask = sharing.begin(self._name, Pipes.SEND, self._side, (message,))
+                self._finish(ask)
+                pace.answered()
+                if ask.amount or ask.status == m.UNKNOWN:
+                    raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+            elif pace.in_turns() and self._asked is None and not self._come and self._readable:
+                call = sharing.begin(
+                    self._name, Pipes.CALL, self._side | 1 << 1, (message,), then=self._watch.called
+                )
+                self._asked = call
+            else:
                 sharing.tell(self._name, Pipes.SEND, self._side, (message,))
-                return
-            ask = sharing.begin(self._name, Pipes.SEND, self._side, (message,))
-            self._finish(ask)
-            self._streak.answered()
-        if ask.amount or ask.status == m.UNKNOWN:
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     def _finish(self, ask: Ask) -> None:
         """Wait for the answer. That the pipe is no more is one, too."""
@@ -178,6 +181,7 @@ class Connection(_standard.Connection):
             message = self._come.popleft()
             if not self._come:
                 self._watch.received(self._more)
+            self._pace.received()
             return message
 
     def _collect(self, ask: Ask) -> None:
@@ -187,25 +191,37 @@ class Connection(_standard.Connection):
         if self._shipped and len(self._come) > 1:
             # Somebody else may be waiting for it.
             back = [self._come.pop() for _ in range(len(self._come) - 1)][::-1]
-            self._sharing.tell(self._name, Pipes.SHIP, self._side, (b"", *back))
+            self._give_back(back)
             self._more = True
         elif not self._come and self._handle is None:
             raise OSError("handle is closed")
         elif ask.status == m.UNKNOWN or (ask.status == m.GRANTED and not ask.frames):
             raise EOFError
 
+    def _give_back(self, messages: Iterable[Frame]) -> None:
+        self._sharing.tell(self._name, Pipes.SHIP, self._side, (b"", *messages))
+
+    def _has(self) -> bool:
+        """Is there something here to receive?"""
+        asked = self._asked
+        return bool(self._come) or (asked is not None and asked.done and asked.status not in _NOTHING)
+
     def _poll(self, timeout: float | None) -> bool:
         sharing = self._use()
-        if self._come:
+        asked = self._asked
+        if asked is not None and (timeout is None or timeout > 0):
+            sharing.wait(asked, timeout)
+        if self._has():
             return True
         now = timeout is not None and timeout <= 0
         ask = sharing.begin(self._name, Pipes.POLL, self._side, now=now)
         try:
-            return sharing.finish(ask, None if now else timeout) is not None
+            found = sharing.finish(ask, None if now else timeout) is not None
         except ConnectionError:
             if ask.status != m.UNKNOWN or ask.error is not None:
                 raise
-            return True
+            found = True
+        return found or self._has()
 
     def fileno(self) -> int:
         """A descriptor that is readable while there is something to receive, or the other end was closed. It is for
@@ -220,10 +236,13 @@ class Connection(_standard.Connection):
         ours = self._pid == os.getpid()
         self._watch.close(ours)
         if ours:
+            Pace.closed += 1
+            if self._come:
+                self._give_back(self._come)
             asked = self._asked
-            if asked is not None and not asked.done:
+            if asked is not None:
+                self._sharing.undo(asked, lambda ask: self._give_back(ask.frames))
                 self._sharing.withdraw(asked)
-            _Streak.closed += 1
             self._sharing.tell(self._name, Pipes.SHUT, self._side)
 
     def __reduce__(self) -> tuple[Callable[..., Connection], tuple[Any, ...]]:
@@ -232,10 +251,23 @@ class Connection(_standard.Connection):
         name, side = self._name, self._side
         ticket = os.urandom(_TICKET_BYTES)
         self._shipped = True
+        self._recall()
         come, self._come = self._come, deque()
         sharing.tell(name, Pipes.SHIP, side, (ticket, *come))
         shipments.note(lambda: sharing.tell(name, Pipes.VOID, side, (ticket,)))
         return _land, (name, side, self._readable, self._writable, ticket)
+
+    def _recall(self) -> None:
+        """Nothing is to come any more that nobody here waits for."""
+        if self._asked is not None and self._receiving.acquire(blocking=False):
+            try:
+                ask, self._asked = self._asked, None
+                if ask is not None:
+                    self._sharing.withdraw(ask)
+                    self._sharing.wait(ask)
+                    self._come.extend(ask.frames)
+            finally:
+                self._receiving.release()
 
 
 def _connection(sharing: Sharing, name: bytes, side: int, readable: bool, writable: bool) -> Connection:
@@ -251,38 +283,6 @@ def _land(name: bytes, side: int, readable: bool, writable: bool, ticket: bytes)
     made = _connection(sharing, name, side, readable, writable)
     made._shipped = True
     return made
-
-
-class _Streak:
-    """Whether a message is one of many in a row, so that it need not be answered by itself.
-
-    All others are waited for, so that who sends to an end that was closed is told at once."""
-
-    #: Connections that this process has closed.
-    closed = 0
-
-    def __init__(self) -> None:
-        self._at = 0.0
-        self._count = 0
-        self._loose = 0
-        self._bytes = 0
-        self._closed = 0
-
-    def goes_on(self, size: int) -> bool:
-        """A message of this size is sent: need it not be answered?"""
-        now = time.perf_counter()
-        in_row = now - self._at < STREAK_PAUSE and self._closed == _Streak.closed
-        self._at = now
-        self._count = self._count + 1 if in_row else 0
-        self._closed = _Streak.closed
-        self._loose += 1
-        self._bytes += size
-        return self._count > STREAK and self._loose < LOOSE and self._bytes < LOOSE_BYTES
-
-    def answered(self) -> None:
-        """All that was sent so far has been taken in."""
-        self._loose = self._bytes = 0
-        self._at = time.perf_counter()
 
 
 # -- waiting ---------------------------------------------------------------------------------------------
@@ -315,14 +315,14 @@ def _ready(connections: list[Connection], look: bool) -> list[Connection]:
     asked: dict[int, Ask] = {}
     for each in connections:
         sharing, watch = each._use(), each._watch
-        if not each._come and (watch.told or not (watch.ready or watch.begun or (watch.empty and not look))):
+        if not each._has() and (watch.told or not (watch.ready or watch.begun or (watch.empty and not look))):
             asked[id(each)] = sharing.begin(each._name, Pipes.POLL, each._side, now=True)
     for each in connections:
         ask = asked.get(id(each))
         if ask is not None:
             each._finish(ask)
             each._watch.looked(ask.status != m.BUSY)
-    return [each for each in connections if each._come or each._watch.ready]
+    return [each for each in connections if each._has() or each._watch.ready]
 
 
 def _wait_for(connections: list[Connection], timeout: float | None) -> None:
@@ -333,7 +333,7 @@ def _wait_for(connections: list[Connection], timeout: float | None) -> None:
     try:
         for each in connections:
             each._watch.begin()
-            completion.done = completion.done or each._watch.ready
+            completion.done = completion.done or each._watch.ready or each._has()
         connections[0]._sharing.wait(completion, timeout)
     finally:
         for each in connections:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from multihost.engine import Completion
 from multihost_common import messages as m
+from multihost_common import shipments
 from multihost_common.blobs import digest_of
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ MOST_SENT = 256
 @dataclass(slots=True)
 class LaunchSpec:
     """What a process is made from: ``setup`` and ``code`` as in :class:`~multihost.engine.PoolSpec`, and the frames of
-    the pickled callable that it runs, which answers its exit code."""
+    the pickled callable that it runs, which answers its exit code. ``promises``: what is taken back once it has ended,
+    see :mod:`multihost_common.shipments`."""
 
     setup: bytes
     code: bytes
     name: str
     frames: Sequence[Frame]
+    promises: list[shipments.Void] = field(default_factory=list)
 
 
 class Launch:
@@ -95,6 +98,7 @@ class Launch:
         self.host = host or self.host
         self.exitcode, self.text = exitcode, text
         self.spec.frames = ()
+        shipments.void(self.spec.promises)
         with self._pipe:
             self.exited.done = self.launched.done = True
             self._ring()

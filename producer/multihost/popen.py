@@ -14,6 +14,7 @@ from multihost.handle import setup_of
 from multihost.launching import Launch, LaunchSpec
 from multihost.process import Beginning
 from multihost.reduction import dump_shared, renew
+from multihost_common import shipments
 
 if TYPE_CHECKING:
     from multihost.process import Process
@@ -47,7 +48,8 @@ class Popen:
         about = process_obj._target or type(process_obj)  # type: ignore[attr-defined]
         context.set_spawning_popen(self)  # type: ignore[arg-type]
         try:
-            data, buffers = dump_shared(Beginning(process_obj))
+            with shipments.collected() as promises:
+                data, buffers = dump_shared(Beginning(process_obj))
         finally:
             context.set_spawning_popen(None)
         code = b""
@@ -56,7 +58,7 @@ class Popen:
 
             code = bundle_for(about, data)
         setup = setup_of(local, "Process", None, (), process_obj.authkey)
-        return LaunchSpec(setup, code, process_obj.name, [data, *buffers])
+        return LaunchSpec(setup, code, process_obj.name, [data, *buffers], promises)
 
     # -- for what the standard library pickles while a process is being started ----------------------
 

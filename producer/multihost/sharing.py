@@ -139,7 +139,7 @@ class Sharing:
         except BaseException:
             # Ctrl-C, say: nobody waits for it any more.
             if undo is not None:
-                self._undo(ask, undo)
+                self.undo(ask, undo)
             self.withdraw(ask)
             raise
         if not ask.done:
@@ -147,7 +147,8 @@ class Sharing:
         return ask.result()
 
     @staticmethod
-    def _undo(ask: Ask, undo: Callable[[Ask], None]) -> None:
+    def undo(ask: Ask, undo: Callable[[Ask], None]) -> None:
+        """Have ``undo`` called if the request is done, or was."""
         once = [undo]
 
         def then(ask: Ask) -> None:

@@ -49,6 +49,11 @@ class Watch:
         if self._ask is None and not self._closed:
             self._ask = self._sharing.begin(self._name, Pipes.POLL, self._side, then=self._answered)
 
+    def called(self, ask: Ask) -> None:
+        """What was asked for ahead has come, or will not."""
+        if ask.status != m.BUSY or ask.error is not None:
+            self._answered(ask)
+
     def _answered(self, ask: Ask) -> None:
         if ask.status == m.WITHDRAWN and ask.error is None:
             return
@@ -97,7 +102,8 @@ class Watch:
             self._tell(more)
             self.empty = not more
             self.told = False
-            self._ask = None
+            if self._ask is not None and self._ask.done:
+                self._ask = None
             attended = self._fds is not None
         if attended and not more:
             self.begin()

@@ -34,7 +34,7 @@ SHIPPED = 4096
 class _Side:
     """One side: what has come and is not received, who waits to receive, and who waits to send to it."""
 
-    __slots__ = ("bytes", "givers", "handles", "inbox", "loose", "shipped", "takers")
+    __slots__ = ("bytes", "givers", "handles", "inbox", "loose", "readers", "shipped", "takers")
 
     def __init__(self) -> None:
         self.inbox: deque[Frame] = deque()
@@ -47,7 +47,9 @@ class _Side:
         self.takers: deque[Request] = deque()
         #: Requests to send to this side, while it is full.
         self.givers: deque[Request] = deque()
-        #: Process that sends to this side -> (messages, bytes) since the last one that was answered.
+        #: Processes that have received here, or asked whether they could.
+        self.readers: set[Party] = set()
+        #: Process that sends to this side -> (messages, bytes) since the last one that was answered, or all were received.
         self.loose: dict[Party, tuple[int, int]] = {}
 
     def open(self) -> bool:
@@ -76,6 +78,8 @@ class _Side:
             taken.append(self.inbox.popleft())
             size += len(taken[-1])
         self.bytes -= size
+        if not self.inbox:
+            self.loose.clear()
         return taken
 
     def clear(self) -> None:
@@ -107,6 +111,7 @@ class Pipe(Machine):
             Pipes.SHUT: self._shut,
             Pipes.SHIP: self._ship,
             Pipes.VOID: self._void,
+            Pipes.CALL: self._call,
         }
 
     @property
@@ -144,6 +149,19 @@ class Pipe(Machine):
             request.waits = True
             to.givers.append(request)
 
+    def _call(self, request: Request, at: int) -> None:
+        """What comes next for a process that sends and receives in turns goes to it before it asks."""
+        if self.one_way or len(request.frames) != 1:
+            request.refuse("one message at a time, by a side that sends and receives")
+            return
+        to = self.sides[1 - at]
+        if to.open():
+            self._send_loosely(request, to, 1 - at)
+        if self.sides[at].readers == {request.party}:
+            self._recv(request, at)
+        else:
+            request.busy()
+
     def _send_loosely(self, request: Request, to: _Side, side: int) -> None:
         messages, size = to.loose.get(request.party, (0, 0))
         to.loose[request.party] = messages + 1, size + len(request.frames[0])
@@ -158,6 +176,8 @@ class Pipe(Machine):
 
     def _recv(self, request: Request, at: int) -> None:
         side = self.sides[at]
+        if request.party not in side.readers:
+            self._joins(request.party, side)
         if self.one_way and at == 1:
             request.refuse("this side only sends")
         elif self._tells(at):
@@ -168,6 +188,14 @@ class Pipe(Machine):
         elif request.number:
             request.waits = True
             side.takers.append(request)
+
+    def _joins(self, party: Party, side: _Side) -> None:
+        """One more process receives here: nothing goes to another one that has not asked for it."""
+        side.readers.add(party)
+        for each in list(side.takers):
+            if each.op == Pipes.CALL:
+                side.takers.remove(each)
+                each.busy()
 
     def _tells(self, at: int) -> bool:
         """Is there a message, or will there never be one?"""
@@ -259,6 +287,7 @@ class Pipe(Machine):
         for side in self.sides:
             side.handles.pop(party, None)
             side.loose.pop(party, None)
+            side.readers.discard(party)
         self._settle()
 
     def size(self) -> int:
