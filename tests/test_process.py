@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from scripts import script
+from sites import Site
 
 import multihost as mp
 from multihost.process import Process
@@ -190,6 +191,26 @@ def test_a_process_learns_that_its_parent_is_gone(address: str, tmp_path: Path) 
     while path.read_text() != "True False" and time.monotonic() < deadline:
         time.sleep(0.01)
     assert path.read_text() == "True False"
+
+
+# -- hosts and brokers that are lost -------------------------------------------------------------------
+
+
+def test_a_process_outlives_a_broker_and_ends_with_its_host(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = site.worker()
+    process, other = (started(site.address, time.sleep, 60) for _ in range(2))
+    assert process.pid
+    assert other.pid
+    site.restart()
+    other.terminate()
+    other.join(LIMIT)
+    assert other.exitcode == -signal.SIGTERM
+    worker.signal(signal.SIGKILL)
+    process.join(LIMIT)
+    assert process.exitcode == -signal.SIGKILL
+    assert "was lost" in caplog.text
 
 
 # -- scripts -------------------------------------------------------------------------------------------

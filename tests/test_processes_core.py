@@ -25,13 +25,20 @@ class Office:
         self.said: dict[str, list[m.Message]] = {}
         self.now = 1.0
 
-    def join(self, name: str, kind: str, slots: int = 0) -> None:
-        self.hear(name, kind, m.Hello(kind, m.PROTOCOL_VERSION, "3.11", 5, name, 1, slots))
+    def join(self, name: str, kind: str, slots: int = 0, session: int = 0, workers: int = 0) -> None:
+        hello = m.Hello(kind, m.PROTOCOL_VERSION, "3.11", 5, name, 1, slots, session=session, workers=workers)
+        self.hear(name, kind, hello)
 
     def hear(self, name: str, role: str, message: m.Message) -> None:
-        for action in self.core.handle(be.Received(name, role, message), self.now):
+        self._note(self.core.handle(be.Received(name, role, message), self.now))
+
+    def _note(self, actions: list[be.Action]) -> None:
+        for action in actions:
             if isinstance(action, be.Send):
                 self.said.setdefault(str(action.peer), []).append(action.message)
+
+    def tick(self) -> None:
+        self._note(self.core.handle(be.Tick(), self.now))
 
     def told(self, name: str, *kinds: type[m.Message]) -> list[m.Message]:
         """What was said to this peer since the last time, of these kinds."""
@@ -156,6 +163,89 @@ def test_only_who_runs_it_says_that_it_has_ended(office: Office) -> None:
     assert office.told("script", m.Exited) == []
 
 
+# -- a broker that was started anew --------------------------------------------------------------------
+
+#: The numbers that its peers have had.
+SCRIPT, HOST = 7, 8
+NUMBER = SCRIPT << 32 | 1
+HELD = m.Held((b"", b""))
+
+
+@pytest.fixture
+def anew() -> Office:
+    """Its peers had sessions with the one before, and are on their way back."""
+    office = Office()
+    office.join("script", m.PRODUCER, session=SCRIPT, workers=1)
+    return office
+
+
+def come_back(office: Office, *said: m.Message) -> None:
+    """The worker is back, and has said this."""
+    office.join("host", m.WORKER, 2, session=HOST)
+    for message in (*said, HELD):
+        office.hear("host", m.WORKER, message)
+
+
+def restate(office: Office, payload: bytes) -> None:
+    """The script is back, and waits for its process; without a payload it knows that it runs."""
+    office.hear("script", m.PRODUCER, m.Launch(1, b"", b"", "p", frames=(payload,)))
+    office.hear("script", m.PRODUCER, m.Restated())
+
+
+@pytest.mark.parametrize("payload", [b"", b"payload"])
+@pytest.mark.parametrize("worker_first", [True, False])
+def test_a_process_that_runs_is_adopted(anew: Office, payload: bytes, worker_first: bool) -> None:
+    if worker_first:
+        come_back(anew, m.Launched(NUMBER, "host", 77))
+        restate(anew, payload)
+    else:
+        restate(anew, payload)
+        come_back(anew, m.Launched(NUMBER, "host", 77))
+    assert anew.told("script", m.Launched) == [m.Launched(1, "host", 77)]
+    anew.hear("host", m.WORKER, m.Exited(NUMBER, "host", 3))
+    assert anew.told("script", m.Exited) == [m.Exited(1, "host", 3)]
+    assert anew.told("host", m.Launch, m.Signal) == []
+
+
+@pytest.mark.parametrize("worker_first", [True, False])
+def test_a_process_that_has_ended_meanwhile_has_ended(anew: Office, worker_first: bool) -> None:
+    if worker_first:
+        come_back(anew, m.Exited(NUMBER, "host", 3))
+        restate(anew, b"payload")
+    else:
+        restate(anew, b"payload")
+        come_back(anew, m.Exited(NUMBER, "host", 3))
+    assert anew.told("script", m.Exited) == [m.Exited(1, "host", 3)]
+    assert anew.told("host", m.Launch) == []
+
+
+def test_a_process_that_nobody_has_is_lost_or_begun_when_workers_are_back(anew: Office) -> None:
+    restate(anew, b"")
+    anew.hear("script", m.PRODUCER, m.Launch(2, b"", b"", "p", frames=(b"payload",)))
+    assert anew.told("script", m.Exited) == []
+    come_back(anew)
+    (exited,) = anew.told("script", m.Exited)
+    assert isinstance(exited, m.Exited)
+    assert (exited.process, exited.exitcode) == (1, -9)
+    assert anew.placed("host") == SCRIPT << 32 | 2
+
+
+def test_a_signal_waits_for_who_runs_it(anew: Office) -> None:
+    restate(anew, b"")
+    anew.hear("script", m.PRODUCER, m.Signal(1, 15))
+    come_back(anew, m.Launched(NUMBER, "host", 77))
+    assert anew.told("host", m.Signal) == [m.Signal(NUMBER, 15)]
+
+
+def test_a_process_that_nobody_comes_back_for_is_killed(anew: Office) -> None:
+    come_back(anew, m.Launched(NUMBER, "host", 77))
+    assert anew.told("host", m.Signal) == []
+    anew.now += 10.0
+    anew.core.handle(be.Received("host", m.WORKER, m.Beat()), anew.now)
+    anew.tick()
+    assert anew.told("host", m.Signal) == [m.Signal(NUMBER, 9)]
+
+
 # -- the agent -----------------------------------------------------------------------------------------
 
 
@@ -249,6 +339,18 @@ def test_a_drain_is_over_when_the_last_process_is(desk: Desk) -> None:
     desk.hear(ae.Stop())
     desk.hear(m.Drain())
     assert isinstance(desk.hear(died(child))[-1], ae.Exit)
+
+
+def test_another_broker_is_told_what_runs_and_what_has_ended(desk: Desk) -> None:
+    running, ended = desk.launch(5), desk.launch(6)
+    desk.hear(ae.ChildReady(running, 77))
+    desk.hear(ae.ChildReady(ended, 78))
+    desk.hear(ae.Disconnected())
+    desk.hear(died(ended, exitcode=3))
+    launched, exited, held = sent(desk.hear(ae.Connected(fresh=True)))
+    assert launched == m.Launched(5, "here", 77)
+    assert exited == m.Exited(6, "here", 3)
+    assert type(held) is m.Held
 
 
 def test_processes_end_when_the_broker_has_been_away_for_long(desk: Desk) -> None:

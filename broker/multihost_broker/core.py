@@ -81,8 +81,8 @@ class Core:
         self.pools = self.ledger.pools
         self.owners = self.ledger.owners
         self._workers = Workers(self.ledger, self._announce)
-        self._returns = Returns(self.ledger, self._joined)
         self.processes = Processes(self.ledger)
+        self._returns = Returns(self.ledger, self.processes, self._joined)
         self._producers = Producers(self.ledger, self._returns)
         self.archive = Archive(self.ledger, self.config.last_ticket, self.config.wall)
         self._recovery = Recovery(self.archive, self._returns)

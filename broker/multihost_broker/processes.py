@@ -2,6 +2,9 @@
 
 A process goes to the least loaded worker and stays there. It ends with its worker's session, and with its owner's:
 whoever started it is told of the one, and it is killed for the other.
+
+To a broker that was started anew, workers name the processes that they run, and those that have ended lately; producers
+name those that they wait for. One that a worker has named by the time that workers are back is adopted, in whatever order they come.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ SIGKILL = 9
 class Process:
     """One process. Its number is its session's and its own, as those of pools are."""
 
-    __slots__ = ("host", "launch", "number", "orphan", "owner", "pid", "worker")
+    __slots__ = ("doubtful", "host", "launch", "number", "orphan", "owner", "pid", "signals", "worker")
 
     def __init__(self, owner: Session, launch: m.Launch) -> None:
         self.number = owner.number << 32 | launch.process
@@ -29,11 +32,19 @@ class Process:
         launch.process = self.number
         #: Whoever started it has gone, and somebody else owns it now, who does not know it.
         self.orphan = False
+        #: It was stated anew: some worker may run it already.
+        self.doubtful = False
+        #: What it is to be sent if some worker does.
+        self.signals: list[int] = []
         #: Who runs it; None: nobody yet.
         self.worker: Session | None = None
         #: Where it runs, once it does.
         self.host = ""
         self.pid = 0
+
+    def runs_already(self) -> bool:
+        """Whoever started it knows that it runs, and has only asked for it."""
+        return len(self.launch.frames) == 1 and not len(self.launch.frames[0])
 
 
 class Processes:
@@ -47,11 +58,13 @@ class Processes:
         #: Session -> its processes: those that it has started, and those that it runs.
         self._owned: dict[int, dict[int, Process]] = {}
         self._run: dict[int, dict[int, Process]] = {}
+        #: What workers that have come back have said of processes that nobody has asked for (yet), by the worker's session.
+        self._strays: dict[int, dict[int, m.Launched | m.Exited]] = {}
         ledger.process_owner = self._owner_of
         self.reactions: dict[type, Callable[[Session, Any], None]] = {
             m.Launch: self._on_launch,
-            m.Launched: self._on_launched,
-            m.Exited: self._on_exited,
+            m.Launched: self._hear,
+            m.Exited: self._hear,
             m.Signal: self._on_signal,
         }
 
@@ -76,7 +89,40 @@ class Processes:
             self._ledger.blobs.use(digest)
             if digest and digest not in self._ledger.blobs:
                 self._ledger.tell(owner, m.Need(digest))
-        self._place(process)
+        if owner.stated is not None:
+            # It is stated anew, so some worker may run it.
+            process.doubtful = True
+            for number in list(self._strays):
+                self._adopt(process, number)
+        else:
+            self._place(process)
+
+    def released(self, owner: Session) -> None:
+        """The workers are back that may run what this producer waits for."""
+        for process in list(self._owned.get(owner.number, {}).values()):
+            if process.doubtful:
+                process.doubtful = False
+                if process.runs_already():
+                    self._end(
+                        process, "", -SIGKILL, "the broker was started anew, and no worker has the process"
+                    )
+                elif process.signals:
+                    self._end(process, "", -process.signals[0], "")
+                else:
+                    self._place(process)
+
+    def _adopt(self, process: Process, number: int) -> None:
+        """The worker with this session may have said what has become of the process."""
+        worker = self._ledger.sessions.by_number.get(number)
+        said = None if worker is None else self._strays[number].pop(process.number, None)
+        if worker is not None and said is not None and process.worker is None:
+            process.doubtful = False
+            self._waiting.pop(process.number, None)
+            process.worker = worker
+            self._run.setdefault(number, {})[process.number] = process
+            for signal in process.signals:
+                self._ledger.tell(worker, m.Signal(process.number, signal))
+            self._hear(worker, said)
 
     def place(self) -> None:
         """There may be a worker, or content, for those that wait."""
@@ -84,6 +130,8 @@ class Processes:
             self._place(process)
 
     def _place(self, process: Process) -> None:
+        if process.doubtful:
+            return
         launch = process.launch
         scheduler = self._ledger.scheduler
         worker = None if scheduler.missing(launch.setup, launch.code) else self._least_loaded()
@@ -105,12 +153,30 @@ class Processes:
         slots = worker.slots or UNLIMITED
         return (slots - worker.free + len(self._run.get(worker.number, ())) + 1) / slots
 
-    def _on_launched(self, worker: Session, launched: m.Launched) -> None:
-        process = self.by_number.get(launched.process)
-        if process is None or process.worker is not worker:
+    def _hear(self, worker: Session, said: m.Launched | m.Exited) -> None:
+        """A worker says what has become of a process."""
+        process = self.by_number.get(said.process)
+        if process is not None and process.worker is worker:
+            self._take(process, worker, said)
+        elif worker.returning or worker.claims_until is not None:
+            self._strays.setdefault(worker.number, {})[said.process] = said
+            if process is not None and process.doubtful:
+                self._adopt(process, worker.number)
+        elif type(said) is m.Launched:
             # Whoever started it has gone, or was told that it is lost.
-            self._ledger.tell(worker, m.Signal(launched.process, SIGKILL))
+            self._ledger.tell(worker, m.Signal(said.process, SIGKILL))
+
+    def clear(self, worker: Session) -> None:
+        """Nobody has come back for what this worker still runs."""
+        for said in self._strays.pop(worker.number, {}).values():
+            if type(said) is m.Launched:
+                self._ledger.tell(worker, m.Signal(said.process, SIGKILL))
+
+    def _take(self, process: Process, worker: Session, said: m.Launched | m.Exited) -> None:
+        if isinstance(said, m.Exited):
+            self._end(process, said.host or worker.host, said.exitcode, said.text)
             return
+        launched = said
         process.host, process.pid = launched.host or worker.host, launched.pid
         # What it runs is of no use to anybody else.
         process.launch.frames = (b"",)
@@ -126,18 +192,15 @@ class Processes:
         process = self.by_number.get(owner.number << 32 | signal.process)
         if process is None or not signal.signal or signal.process > NUMBER:
             return
-        if process.worker is None:
+        if process.doubtful:
+            process.signals.append(signal.signal)
+        elif process.worker is None:
             # It has not begun, so it does not ignore it either.
             self._end(process, "", -signal.signal, "")
         else:
             self._ledger.tell(process.worker, m.Signal(process.number, signal.signal))
 
     # -- the end -------------------------------------------------------------------------------------
-
-    def _on_exited(self, worker: Session, exited: m.Exited) -> None:
-        process = self.by_number.get(exited.process)
-        if process is not None and process.worker is worker:
-            self._end(process, exited.host or worker.host, exited.exitcode, exited.text)
 
     def _end(self, process: Process, host: str, exitcode: int, text: str) -> None:
         self._forget(process)
@@ -175,6 +238,7 @@ class Processes:
 
     def worker_ended(self, worker: Session, why: str) -> None:
         """The session is over, and with it what the worker has run."""
+        self._strays.pop(worker.number, None)
         host = worker.host or "a worker"
         for process in list(self._run.get(worker.number, {}).values()):
             self._end(

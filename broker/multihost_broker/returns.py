@@ -15,6 +15,7 @@ from multihost_broker.jobs import Job
 from multihost_broker.leases import Answered
 from multihost_broker.ledger import Ledger
 from multihost_broker.pools import Pool
+from multihost_broker.processes import Processes
 from multihost_broker.sessions import Session
 from multihost_common import messages as m
 from multihost_common.tables import unpack_rows
@@ -26,8 +27,9 @@ GRACE = 10.0
 class Returns:
     """Reacts to peers that come back. ``joined`` is called with each worker that can be given work again."""
 
-    def __init__(self, ledger: Ledger, joined: Callable[[Session], None]) -> None:
+    def __init__(self, ledger: Ledger, processes: Processes, joined: Callable[[Session], None]) -> None:
         self._ledger = ledger
+        self._processes = processes
         self._joined = joined
         self._scheduler = ledger.scheduler
         #: Producers whose jobs wait for workers, and until when; None: nobody has come yet.
@@ -122,6 +124,7 @@ class Returns:
             if not over and back < producer.workers:
                 continue
             del self._waiting[producer.number]
+            self._processes.released(producer)
             for number in list(producer.pools):
                 pool = self._ledger.pools[number]
                 for job in list(pool.jobs.values()):
@@ -234,7 +237,8 @@ class Returns:
                 self._clear(worker)
 
     def _clear(self, worker: Session) -> None:
-        """Have the worker drop what is not of any pool or job here."""
+        """Have the worker drop what is not of any pool or job here, and no process that is waited for."""
+        self._processes.clear(worker)
         for number in worker.claims.items:
             if self._ledger.find(number) is None:
                 self._ledger.tell(worker, m.Cancel(number, 0, 0, True))

@@ -310,8 +310,6 @@ class Driver(Loop):
             self._state(job)
         for number, kill in self._closing_pools.items():
             self._send(m.ClosePool(number, kill))
-        for message in self.launching.restate():
-            self._send(message)
         self._send(m.Restated())
 
     def _let_go(self) -> None:

@@ -6,6 +6,7 @@ everybody.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from multihost_common.blobs import digest_of
 if TYPE_CHECKING:
     from multihost.driver import Driver
     from multihost_common.blocks import Frame
+
+log = logging.getLogger("multihost")
 
 #: What a process that nobody can say more of has ended by.
 SIGKILL = 9
@@ -52,6 +55,8 @@ class Launch:
         self.host = ""
         self.pid = 0
         self.exitcode = 0
+        #: The signal that it was sent last.
+        self.signal = 0
         #: Why it could not run, or was lost.
         self.text = ""
         self._pipe = threading.Lock()
@@ -154,6 +159,7 @@ class Launching:
 
     def _signal(self, launch: Launch, signum: int) -> None:
         if launch.number in self.alive:
+            launch.signal = signum
             self._engine._send(m.Signal(launch.number, signum))
 
     def take(self, message: m.Launched | m.Exited) -> None:
@@ -164,6 +170,8 @@ class Launching:
         if isinstance(message, m.Launched):
             launch.begin(message.host, message.pid)
         else:
+            if message.text:
+                log.warning("%s has ended: %s", launch.spec.name, message.text)
             self._end(launch, message.host, message.exitcode, message.text)
 
     def _end(self, launch: Launch, host: str, exitcode: int, text: str) -> None:
@@ -181,6 +189,8 @@ class Launching:
         self._sent.clear()
         for launch in list(self.alive.values()):
             yield launch.message()
+            if launch.signal:
+                yield m.Signal(launch.number, launch.signal)
 
     def unsendable(self, number: int, text: str) -> None:
         """This process cannot be launched, and why."""

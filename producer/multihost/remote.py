@@ -88,6 +88,8 @@ class RemoteEngine(Driver):
             self.sharing.fail(
                 BrokerLostError("the broker was started anew: what was shared through it is no more")
             )
+            for message in self.launching.restate():
+                self._send(message)
         self._restate()
         self._resize(welcome.slots, welcome.workers)
 

@@ -106,6 +106,7 @@ class Core:
         self._orphan_at = None
         if event.fresh:
             self._nested.forgotten()
+            self.processes.restate()
         self._doubt()
         pools = pack_rows((pool.number, pool.live) for pool in self.pools.values())
         books.send(m.Held((pools, pack_rows(books.held()))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ SIGKILL = 9
 
 #: Seconds that a process has after whoever started it has gone.
 ORPHANED = 10.0
+
+#: Seconds for which a broker may have been dead before anybody notices, with what it was told last.
+LATELY = 60.0
 
 #: Processes of one host at once; one more ends before it begins.
 MOST_PROCESSES = 4096
@@ -59,6 +63,8 @@ class Processes:
         self.by_number: dict[int, Process] = {}
         self.by_child: dict[int, Process] = {}
         self._orphans: dict[int, Process] = {}
+        #: When some have ended, and how.
+        self._ended_lately: deque[tuple[float, m.Exited]] = deque(maxlen=MOST_PROCESSES)
         self.reactions: dict[type, Callable[[Any], None]] = {
             m.Launch: self._on_launch,
             m.Signal: self._on_signal,
@@ -96,6 +102,13 @@ class Processes:
             for process in list(self.by_number.values()):
                 if not process.child:
                     self._begin(process)
+
+    def restate(self) -> None:
+        """Another broker is there: tell it of those that run, and of those that have ended without its knowing."""
+        for process in self.by_number.values():
+            self._tell_launched(process)
+        for _, exited in self._ended_lately:
+            self._books.send(exited)
 
     def ask_again(self) -> None:
         """What was asked for before may have been lost."""
@@ -204,7 +217,12 @@ class Processes:
     def _end(self, process: Process, exitcode: int) -> None:
         launch = process.launch
         self._forget(process)
-        self._books.send(m.Exited(launch.process, self._books.config.host, exitcode, process.text[-m.TEXT :]))
+        exited = m.Exited(launch.process, self._books.config.host, exitcode, process.text[-m.TEXT :])
+        lately = self._ended_lately
+        while lately and lately[0][0] < self._books.now - LATELY:
+            lately.popleft()
+        lately.append((self._books.now, exited))
+        self._books.send(exited)
         self._spare()
 
     def _forget(self, process: Process) -> None:
