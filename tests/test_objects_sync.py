@@ -68,11 +68,17 @@ class Desk:
         self.machine.withdraw(request)
         request.withdrawn()
 
-    def die(self, party: int) -> None:
+    def end(self, party: int, died: bool = False) -> None:
+        """It ends in good order, or not."""
         for number, request in list(self.waiting.items()):
             if request.party == party and request.waits:
                 self.withdraw(number)
+        if died:
+            self.machine.died(party)
         self.machine.depart(party)
+
+    def die(self, party: int) -> None:
+        self.end(party, died=True)
 
 
 def lock() -> Desk:
@@ -145,12 +151,15 @@ def test_a_semaphore_that_counts_items_does_not_gain_one_when_a_consumer_dies() 
     assert desk.get(1, Semaphores.VALUE) == (m.GRANTED, 0)
 
 
-def test_a_process_that_ends_in_good_order_keeps_the_permits_it_has_taken() -> None:
+def test_a_process_that_ends_in_good_order_keeps_the_permits_it_has_taken_but_no_lock() -> None:
     desk = Desk(SEMAPHORE, 2)
     desk.ask(2, Semaphores.ACQUIRE)
-    desk.ask(2, Semaphores.KEEP)
-    desk.die(2)
+    desk.end(2)
     assert desk.get(1, Semaphores.VALUE) == (m.GRANTED, 1)
+    desk = lock()
+    desk.ask(2, Semaphores.ACQUIRE)
+    desk.end(2)
+    assert desk.get(1, Semaphores.ACQUIRE) == (m.GRANTED, 1)
 
 
 # -- conditions ----------------------------------------------------------------------------------------
@@ -285,6 +294,18 @@ def test_a_barrier_breaks_when_who_runs_the_action_dies_in_it() -> None:
     desk = Desk(BARRIER, 2, 1)
     first = desk.ask(1, Barriers.WAIT)
     desk.ask(2, Barriers.WAIT)
+    desk.die(2)
+    assert desk.amount(first) == Barriers.BROKEN
+
+
+def test_a_barrier_breaks_when_a_process_that_has_it_is_killed_and_not_when_it_ends() -> None:
+    desk = Desk(BARRIER, 2, 0)
+    for party in (1, 2, 3):
+        desk.ask(party, Barriers.JOIN)
+    desk.end(3)
+    desk.die(4)
+    first = desk.ask(1, Barriers.WAIT)
+    assert desk.amount(first) is None
     desk.die(2)
     assert desk.amount(first) == Barriers.BROKEN
 

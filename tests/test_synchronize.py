@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import pickle
 import signal
 import threading
@@ -16,10 +17,14 @@ import pytest
 
 import multihost as mp
 from multihost.engine import get_engine
+from multihost.process import Process
 from multihost.synchronize import _known
 
 #: No wait of these tests lasts that long unless something is wrong, seconds.
 LONG = 20.0
+
+#: What the initializer of a pool has been given.
+given: tuple[Any, ...] = ()
 
 
 @pytest.fixture(autouse=True)
@@ -342,3 +347,121 @@ def test_an_action_that_fails_breaks_the_barrier(threads: ThreadPoolExecutor) ->
         waits.result()
     with pytest.raises(ValueError, match="parties must be > 0"):
         mp.Barrier(0)
+
+
+# -- in other processes --------------------------------------------------------------------------------
+
+
+def started(target: Callable[..., object], *args: object) -> Process:
+    process = Process(target=target, args=args, daemon=True)
+    process.start()
+    return process
+
+
+def die(signum: int = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), signum)
+    time.sleep(LONG)
+
+
+def count(lock: Any, number: Any, numbers: Any) -> None:
+    for index in range(10):
+        with lock:
+            number.value += 1
+        with numbers:
+            numbers[index] += index
+
+
+def be_given(*objects: Any) -> None:
+    global given
+    given = objects
+
+
+def count_given(_: int) -> None:
+    count(*given)
+
+
+def test_processes_share_what_they_are_given(make_pool: Callable[..., Any]) -> None:
+    lock, number, numbers = mp.Lock(), mp.RawValue("i"), mp.Array("d", 10)
+    processes = [started(count, lock, number, numbers) for _ in range(2)]
+    pool = make_pool(2, be_given, (lock, number, numbers))
+    pool.map(count_given, range(4), chunksize=1)
+    pool.starmap(count, [(lock, number, numbers)] * 4, chunksize=1)
+    for each in processes:
+        each.join(LONG)
+        assert each.exitcode == 0
+    assert number.value == 100
+    assert numbers[:] == [index * 10.0 for index in range(10)]
+
+
+def hold(lock: Any, held: Any) -> None:
+    with lock:
+        held.release()
+        die()
+
+
+def test_a_lock_whose_holder_is_killed_is_free_and_the_next_one_is_told() -> None:
+    lock, recursive, held = mp.Lock(), mp.RLock(), mp.Semaphore(0)
+    for each in (lock, recursive):
+        process = started(hold, each, held)
+        assert held.acquire(timeout=LONG)
+        assert each.acquire(timeout=LONG)
+        assert each.owner_died
+        each.release()
+        assert each.acquire()
+        assert not each.owner_died
+        process.join(LONG)
+
+
+def meet(barrier: Any, ready: Any, never: bool) -> None:
+    ready.release()
+    if never:
+        die()
+    barrier.wait(LONG)
+
+
+@pytest.mark.parametrize("never", [False, True])
+def test_a_barrier_breaks_when_one_that_waits_or_is_to_come_is_killed(never: bool) -> None:
+    barrier, ready = mp.Barrier(2 + never), mp.Semaphore(0)
+    process = started(meet, barrier, ready, never)
+    assert ready.acquire(timeout=LONG)
+    if not never:
+        eventually(lambda: barrier.n_waiting == 1)
+        process.kill()
+        eventually(lambda: barrier.broken)
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait(LONG)
+    process.join(LONG)
+
+
+def relay(condition: Any, turn: Any, mine: int, last: int) -> None:
+    with condition:
+        assert condition.wait_for(lambda: turn.value % 3 == mine or turn.value >= last, LONG)
+        while turn.value < last:
+            turn.value += 1
+            condition.notify_all()
+            condition.wait_for(lambda: turn.value % 3 == mine or turn.value >= last, LONG)
+
+
+def test_processes_take_turns_by_a_condition() -> None:
+    condition, turn = mp.Condition(), mp.Value("i")
+    processes = [started(relay, condition, turn, mine, 15) for mine in (1, 2)]
+    relay(condition, turn, 0, 15)
+    for each in processes:
+        each.join(LONG)
+        assert each.exitcode == 0
+    assert turn.value == 15
+
+
+def set_after(event: Any, answer: Any) -> None:
+    assert event.wait(LONG)
+    answer.set()
+
+
+def test_an_event_is_set_from_another_process() -> None:
+    event, answer = mp.Event(), mp.Event()
+    process = started(set_after, event, answer)
+    assert not answer.wait(0.05)
+    event.set()
+    assert answer.wait(LONG)
+    process.join(LONG)
+    assert process.exitcode == 0

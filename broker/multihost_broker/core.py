@@ -297,10 +297,10 @@ class Core:
         self.processes.place()
 
     def _on_bye(self, session: Session, bye: m.Bye) -> None:
-        self._end(session, bye.reason or "left")
+        self._end(session, bye.reason or "left", died=bye.reason == m.DIED)
 
-    def _end(self, session: Session, why: str) -> None:
-        """The session is over: a producer's work is cancelled, a worker's returns."""
+    def _end(self, session: Session, why: str, died: bool = True) -> None:
+        """The session is over: a producer's work is cancelled, a worker's returns. ``died``: not in good order."""
         self.sessions.close(session)
         if session.kind != m.ADMIN:
             self.ledger.note(INFO, f"{session.kind} {session.number} ({_name(session)}) {why}")
@@ -309,7 +309,7 @@ class Core:
         parent = self._nested.parent(session)
         self._nested.ended(session)
         if session.kind == m.PRODUCER:
-            self.objects.ended(session)
+            self.objects.ended(session, died)
             self.processes.owner_ended(session, parent)
             self._producers.ended(session)
             if session.pools:

@@ -108,7 +108,7 @@ class Beat(Message):
 
 @message(5, PRODUCER, WORKER, ADMIN, BROKER)
 class Bye(Message):
-    """The sender leaves in good order."""
+    """The sender leaves in good order; or, where ``reason`` is DIED, its worker says that it was killed."""
 
     reason: str = text()
 

@@ -7,10 +7,9 @@ SEMAPHORE, CONDITION, EVENT, BARRIER, QUEUE, PIPE, CELL = 1, 2, 3, 4, 5, 6, 7
 
 
 class Semaphores:
-    """ACQUIRE one permit; it is answered with 1 instead of 0 if its holder has died. RELEASE one. VALUE: how many are free.
-    KEEP: the sender ends in good order, and the permits that it has stay taken."""
+    """ACQUIRE one permit; it is answered with 1 instead of 0 if its holder has died. RELEASE one. VALUE: how many are free."""
 
-    ACQUIRE, RELEASE, VALUE, KEEP = 16, 17, 18, 19
+    ACQUIRE, RELEASE, VALUE = 16, 17, 18
 
 
 class Queues:
@@ -54,9 +53,10 @@ class Events:
 class Barriers:
     """WAIT for the others: answered with how many came before, or with BROKEN. With an action the last one is answered
     alone; it runs the action, and sends RELEASE (``amount``: the number of its request), which is answered likewise.
-    ABORT breaks the barrier, RESET mends it. STATE: how many wait, plus BROKEN if it is."""
+    ABORT breaks the barrier, RESET mends it. STATE: how many wait, plus BROKEN if it is. JOIN: the sender has it, and may
+    wait later."""
 
-    WAIT, RELEASE, ABORT, RESET, STATE = 16, 17, 18, 19, 20
+    WAIT, RELEASE, ABORT, RESET, STATE, JOIN = 16, 17, 18, 19, 20, 21
     #: More than any number of parties.
     BROKEN = 1 << 32
 

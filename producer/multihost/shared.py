@@ -30,8 +30,6 @@ class Shared:
         #: Where it was made; None: the broker of this process.
         self._address = address
         self._end: weakref.finalize[Any, Any] | None = None
-        #: What was used last.
-        self._sharing: Sharing | None = None
         self._told = 0
 
     @classmethod
@@ -54,8 +52,7 @@ class Shared:
     @property
     def sharing(self) -> Sharing:
         """The way to its broker; another one after a fork."""
-        sharing = self._sharing = get_sharing(self._address)
-        return sharing
+        return get_sharing(self._address)
 
     def ask(
         self,
@@ -87,11 +84,6 @@ class Shared:
         else:
             self._told = 0
             self.ask(op, amount, frames)
-
-    def tell_at_exit(self, op: int) -> None:
-        """As :meth:`tell`, if there is still something to say it to."""
-        if self._sharing is not None:
-            self._sharing.tell(self.name, op)
 
 
 __all__ = ["Shared"]

@@ -7,7 +7,6 @@ acquire it finds ``owner_died`` to be True.
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 import threading
@@ -81,8 +80,6 @@ class _Books:
             self._times += 1
             self._thread = threading.get_ident()
         self.owner_died = bool(ask.amount)
-        if self.maxvalue != 1:
-            _mind_the_end()
         return True
 
     def _give_back(self, sharing: Sharing, ask: Ask) -> None:
@@ -109,11 +106,6 @@ class _Books:
         """This is a forked process, and its parent's permits are not its own."""
         self._mutex = threading.Lock()
         self._acquired = 0
-
-    def keep(self) -> None:
-        """This process ends in good order: what it has taken from a semaphore stays taken."""
-        if self.maxvalue != 1 and self._acquired:
-            self.shared.tell_at_exit(Semaphores.KEEP)
 
     def hold(self) -> int:
         """A number that is another one each time that this thread has acquired it anew; 0: it has not, or others may."""
@@ -156,23 +148,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _mind_the_end() -> None:
-    """See that :meth:`_Books.keep` is called."""
-    # Not sooner: engines end at exit, too, and what is registered last is called first.
-    global _minded
-    if _minded != os.getpid():
-        _minded = os.getpid()
-        atexit.register(_keep)
-
-
-def _keep() -> None:
-    for books in list(_known.values()):
-        books.keep()
-
-
-_minded = 0
 
 
 # -- semaphores and locks ------------------------------------------------------------------------------
@@ -427,7 +402,8 @@ class Event:
 class Barrier:
     """A point where ``parties`` threads of any processes wait for one another.
 
-    It breaks, which is a BrokenBarrierError for all, when one of them does not wait any longer, or dies waiting.
+    It breaks, which is a BrokenBarrierError for all, when one of them does not wait any longer, and when a process that
+    has it is killed.
     """
 
     def __init__(
@@ -445,6 +421,11 @@ class Barrier:
         self._timeout = timeout
         flag = int(action is not None).to_bytes(8, "little")
         self._shared = Shared.make(BARRIER, parties, [flag])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # The others are told if this process is killed.
+        self._shared.tell(Barriers.JOIN)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the others; answers how many came before. Raises BrokenBarrierError, also after ``timeout`` seconds

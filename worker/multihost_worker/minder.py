@@ -27,7 +27,7 @@ class Minder:
         assigner: Assigner,
         watch: Watch,
         spare: Callable[[], None],
-        ended: Callable[[int], None],
+        ended: Callable[[int, bool], None],
     ) -> None:
         self._ended = ended
         self._books = books
@@ -203,7 +203,7 @@ class Minder:
         child = self._books.children.pop(event.child, None)
         if child is None:
             return
-        self._ended(event.child)
+        self._ended(event.child, bool(event.signal) and child.killed_for != m.CANCELLED)
         pool = child.pool
         child.check_at = None
         self._charge(child, event)

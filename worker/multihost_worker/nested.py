@@ -43,11 +43,11 @@ class Nested:
             self._books.emit(e.Tell(child, m.encode(refused)))
         self._roots.clear()
 
-    def ended(self, child: int) -> None:
-        """The child has ended."""
+    def ended(self, child: int, died: bool) -> None:
+        """The child has ended; ``died``: it did not want to, and neither did who has the pool."""
         root = self._roots.pop(child, None)
         if root is not None:
-            self._books.send(m.Via(child, root, frames=m.encode(m.Bye("ended"))))
+            self._books.send(m.Via(child, root, frames=m.encode(m.Bye(m.DIED if died else "ended"))))
 
 
 __all__ = ["Nested"]

@@ -53,7 +53,7 @@ class Processes:
         next_child: Callable[[], int],
         others: Mapping[type, Callable[[Any], None]],
         spare: Callable[[], None],
-        ended: Callable[[int], None],
+        ended: Callable[[int, bool], None],
     ) -> None:
         self._books = books
         self._next_child = next_child
@@ -193,7 +193,7 @@ class Processes:
         if process is None:
             self._others[e.ChildDied](event)
             return
-        self._ended(event.child)
+        self._ended(event.child, bool(event.signal))
         if not process.pid:
             if event.signal != SIGKILL:
                 process.text = process.text or event.text or "it ended before it could begin"

@@ -10,7 +10,8 @@ class Barrier(Machine):
     """Made with two numbers: how many ``parties`` it waits for, and whether (1 or 0) the last of them runs an action
     before the others go on.
 
-    It breaks when one that waits here is withdrawn, or dies: the others would wait for ever.
+    It breaks when one that waits here is withdrawn, and when a process that has the barrier is killed: the others would
+    wait for ever.
     """
 
     kind = BARRIER
@@ -21,6 +22,8 @@ class Barrier(Machine):
         if not 0 < self.parties < Barriers.BROKEN:
             raise ValueError("parties must be > 0")
         self.broken = False
+        #: Processes that have it.
+        self.members: set[Party] = set()
         #: Who waits, in the order in which they came.
         self.waiting: dict[Request, None] = {}
         #: Who runs the action, and the number of its request.
@@ -41,12 +44,16 @@ class Barrier(Machine):
             self._break()
             self.broken = False
             request.done()
+        elif request.op == Barriers.JOIN:
+            self.members.add(request.party)
+            request.done()
         elif request.op == Barriers.STATE:
             request.done(len(self.waiting) + (self.acting is not None) + self.broken * Barriers.BROKEN)
         else:
             request.refuse("a barrier knows no such operation")
 
     def _wait(self, request: Request) -> None:
+        self.members.add(request.party)
         if self.broken:
             request.done(Barriers.BROKEN)
         elif self.acting is None and len(self.waiting) + 1 == self.parties:
@@ -100,8 +107,14 @@ class Barrier(Machine):
         if waited:
             self._break()
 
+    def died(self, party: Party) -> None:
+        """It will not come any more."""
+        if party in self.members:
+            self._break()
+
     def depart(self, party: Party) -> None:
         """Who runs the action does not come back from it."""
+        self.members.discard(party)
         if self.acting is not None and self.acting[0] == party:
             self._break()
 

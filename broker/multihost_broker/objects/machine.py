@@ -69,6 +69,9 @@ class Machine:
         """This request, which waits, is not wanted any more: forget it. (It is answered by who calls.)"""
         raise NotImplementedError
 
+    def died(self, party: Party) -> None:
+        """The process was killed. Called before it departs; what it had asked for has been withdrawn."""
+
     def depart(self, party: Party) -> None:
         """The process is gone, or has closed the object; what it had asked for has been withdrawn. Free what it held."""
         raise NotImplementedError

@@ -96,7 +96,7 @@ class Objects:
         else:
             self._leave(name, machine, party)
 
-    def _leave(self, name: bytes, machine: Machine, party: Party) -> None:
+    def _leave(self, name: bytes, machine: Machine, party: Party, died: bool = False) -> None:
         """The process uses this object no more."""
         self._used.get(party, {}).pop(name, None)
         for request, of in list(self._waiting.values()):
@@ -104,6 +104,8 @@ class Objects:
             if of == name and request.party == party and request.waits:
                 machine.withdraw(request)
                 request.withdrawn()
+        if died:
+            machine.died(party)
         machine.depart(party)
         if machine.over:
             self._forget(name)
@@ -119,13 +121,13 @@ class Objects:
                 machine.withdraw(request)
                 request.done(status=m.UNKNOWN)
 
-    def ended(self, session: Session) -> None:
-        """This session is over: free what it held, and what it made is no more."""
+    def ended(self, session: Session, died: bool) -> None:
+        """This session is over: free what it held, and what it made is no more. ``died``: it did not leave by itself."""
         party = session.number
         for name in list(self._used.get(party, ())):
             machine = self.machines.get(name)
             if machine is not None:
-                self._leave(name, machine, party)
+                self._leave(name, machine, party, died)
         self._used.pop(party, None)
         for name in list(self._made.get(party, ())):
             self._forget(name)

@@ -13,9 +13,10 @@ class Semaphore(Machine):
     """Made with three numbers: ``value`` permits that are free, at most ``maximum`` (0: any number), and whether (1 or 0)
     it is ``owned``, which is to say a lock.
 
-    A permit of a process that ends without giving it back is free again, and who gets one next is told so. Any
-    process may release: where it holds none, it gives back for the one that has held longest. A semaphore where that
-    has happened counts something else than holders, and a permit stays taken as in multiprocessing, unless it is owned.
+    Any process may release: where it holds none, it gives back for the one that has held longest. A lock whose holder
+    ends is free again, and who gets it next is told so. So is a permit of a semaphore whose holder is killed, unless
+    somebody has released what it did not hold: then the semaphore counts something else than holders. In all other
+    cases a permit stays taken, as in multiprocessing.
     """
 
     kind = SEMAPHORE
@@ -48,9 +49,6 @@ class Semaphore(Machine):
             self._release(request)
         elif request.op == Semaphores.VALUE:
             request.done(self.value)
-        elif request.op == Semaphores.KEEP:
-            self.holders.pop(request.party, None)
-            request.done()
         else:
             request.refuse("a semaphore knows no such operation")
 
@@ -87,12 +85,21 @@ class Semaphore(Machine):
         """Nobody waits for this permit any more."""
         self.waiting.pop(request, None)
 
+    def died(self, party: Party) -> None:
+        """What the process held is free, as far as it is known to be in use."""
+        if not self.signals:
+            self._inherit(party)
+
     def depart(self, party: Party) -> None:
-        """What the process held is free."""
+        """The lock that the process held is free."""
+        if self.owned:
+            self._inherit(party)
+        self.holders.pop(party, None)
+
+    def _inherit(self, party: Party) -> None:
         held = self.holders.pop(party, 0)
-        if self.owned or not self.signals:
-            self.orphans += held
-            self._free(held)
+        self.orphans += held
+        self._free(held)
 
 
 __all__ = ["Semaphore"]
