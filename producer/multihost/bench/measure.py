@@ -57,12 +57,17 @@ class Sizes:
     fibs: int = 400
     sleeps: int = 2_000
     starts: int = 3
+    #: Items through a queue, and through one of a manager's; round trips; processes, in one of the rounds.
+    items: int = 100_000
+    managed: int = 5_000
+    trips: int = 2_000
+    processes: int = 200
     queued: int = 1_000_000
     #: How often what takes less than a second is done in each round: one hiccup of the machine is as long.
     times: int = 3
 
 
-QUICK = Sizes(20_000, 200_000, 500, 2, 2_000, 10, 100, 300, 1, 200_000, 1)
+QUICK = Sizes(20_000, 200_000, 500, 2, 2_000, 10, 100, 300, 1, 10_000, 500, 200, 10, 200_000, 1)
 
 #: Figures of all rounds, by what was measured and side.
 Figures = dict[tuple[str, str], list[float]]
@@ -207,6 +212,35 @@ class Measure:
         items = self.sizes.fibs
         self._repeat("W6", lambda side: items / side.ask("compute", items=items)["seconds"])
 
+    def _w7(self) -> None:
+        for what, size in (("W7 ints", 0), ("W7 1 KiB", 1024)):
+            for side in self._in_turn():
+                self._put(what, side.name, side.ask("queue", number=self.sizes.items, size=size)["rate"])
+        for side in self._in_turn():
+            if side.name == MP:
+                rate = side.ask("queue", number=self.sizes.managed, size=0, manager=True)["rate"]
+                self._put("W7 manager", MP, rate)
+            elif side.name == TCP:
+                self._put("W7 manager", TCP, self.run.figures["W7 ints", TCP][-1])
+
+    def _pipe(self) -> None:
+        for what, two in (("PIPE", False), ("PIPE between", True)):
+            self._repeat(what, lambda side, two=two: self._trip(side, two))  # type: ignore[misc]
+
+    def _trip(self, side: Side, two: bool) -> float:
+        return float(side.ask("pipe", number=self.sizes.trips, two=two)["seconds"]) * 1e6
+
+    def _lock(self) -> None:
+        self._repeat("LOCK", lambda side: side.ask("lock", number=self.sizes.trips)["trips"])
+
+    def _process(self) -> None:
+        if ("PROCESS", MP) in self.run.figures:
+            # multiprocessing takes half a minute for it.
+            return
+        for side in self._in_turn():
+            answer = side.ask("processes", number=self.sizes.processes, method="spawn")
+            self._put("PROCESS", side.name, answer["seconds"])
+
     def _w8(self) -> None:
         for rising in (False, True):
             for side in self._in_turn():
@@ -314,7 +348,7 @@ def _await_queue(cluster: Cluster, items: int) -> None:
         time.sleep(0.2)
 
 
-ALL = ("W1", "W2", "W3", "W4", "W5", "W6", "W8", "W9")
+ALL = ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "PIPE", "LOCK", "PROCESS")
 
 
 def measure(

@@ -28,6 +28,17 @@ def make_pool(side: str, processes: int) -> Any:
     return Pool(processes, address="" if side == LOCAL else None)
 
 
+def make_api(side: str, method: str) -> Any:
+    """A module with multiprocessing's names; ``method``: how multiprocessing starts processes."""
+    if side == MP:
+        import multiprocessing
+
+        return multiprocessing.get_context(method)
+    import multihost
+
+    return multihost
+
+
 def serve(side: str, processes: int) -> None:
     """Answer until the input ends."""
     # What a library prints must not get between the answers.
@@ -36,14 +47,18 @@ def serve(side: str, processes: int) -> None:
     # Both kinds of pools find it loaded: forked processes inherit it, others import it in a warm-up.
     with contextlib.suppress(ImportError):
         import numpy  # noqa: F401
-    from multihost.bench.loads import LOADS
+    from multihost.bench import loads, shared
 
     pool = make_pool(side, processes)
     try:
         for line in sys.stdin:
             name, keywords = json.loads(line)
             gc.collect()
-            answer = LOADS[name](pool, **keywords)
+            if name in shared.LOADS:
+                api = make_api(side, keywords.pop("method", "fork"))
+                answer = shared.LOADS[name](api, **keywords)
+            else:
+                answer = loads.LOADS[name](pool, **keywords)
             gc.collect()
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
