@@ -123,8 +123,9 @@ def test_a_one_way_pipe_goes_one_way(pipe: MakePipe) -> None:
 def test_a_message_of_64_mib_arrives_and_one_of_more_than_256_is_refused(pipe: MakePipe) -> None:
     a, b = pipe()
     large = bytes(range(256)) * (64 << 12)
-    a.send_bytes(large)
+    thread = aside(lambda: a.send_bytes(large))
     assert b.recv_bytes() == large
+    thread.join(SOON)
     with pytest.raises(ValueError, match="256 MiB"):
         a.send_bytes(bytes((256 << 20) + 1))
     a.send("still there")

@@ -214,27 +214,37 @@ def test_who_sends_too_many_waits_until_there_is_room(bench: Bench) -> None:
 
 def test_who_sends_too_much_waits_until_there_is_room_and_nobody_overtakes(bench: Bench) -> None:
     bench.send(0, b"x" * BYTES)
-    large, small = bench.send(0, b"l" * BYTES), bench.send(0, b"small")
-    assert large.waits
+    full, small = bench.send(0, b"f" * BYTES), bench.send(0, b"small")
+    assert full.waits
     assert small.waits
-    assert len(bench.recv(1).got[0]) == BYTES
-    assert not large.waits
+    assert bench.recv(1).got == [b"x" * BYTES]
+    assert not full.waits
     assert small.waits
-    large_one = bench.recv(1).got
-    assert large_one == [b"l" * BYTES]
+    assert bench.recv(1).got == [b"f" * BYTES]
     assert bench.recv(1).got == [b"small"]
     assert bench.pipe.size() == 0
 
 
-def test_a_large_message_passes_when_it_is_alone(bench: Bench) -> None:
+def test_who_sends_a_large_message_waits_until_it_is_received(bench: Bench) -> None:
     large = bytes(5 * BYTES)
-    assert not bench.send(0, large).waits
-    assert bench.pipe.size() == len(large)
+    bench.send(0, b"before")
+    sent, after = bench.send(0, large), bench.send(0, b"after")
+    asked = bench.recv(1, most=9)
+    assert asked.got == [b"before"]
+    assert asked.more
+    assert sent.waits
+    assert bench.poll(1, now=True).answer.status == m.GRANTED
     assert bench.recv(1).got == [large]
+    assert not sent.waits
+    assert not after.waits
+    waiting = bench.recv(1, most=9)
+    assert waiting.got == [b"after"]
+    waiting = bench.recv(1)
+    assert not bench.send(0, large).waits
+    assert waiting.got == [large]
 
 
 def test_what_waits_behind_a_withdrawn_message_goes_on(bench: Bench) -> None:
-    bench.send(0)
     large, small = bench.send(0, bytes(2 * BYTES)), bench.send(0, b"small")
     assert small.waits
     large.withdraw()

@@ -11,7 +11,8 @@ from multihost_common.shared import PIPE, Pipes
 if TYPE_CHECKING:
     from multihost_common.blocks import Frame
 
-#: Messages, and bytes of them, that wait at a side before who sends more has to wait. A larger one passes alone.
+#: Messages, and bytes of them, that wait at a side before who sends more has to wait. Who sends a larger one waits until
+#: it is received, as with a pipe of the system's.
 MESSAGES = 1024
 BYTES = 1 << 20
 
@@ -60,7 +61,7 @@ class _Side:
         return not self.shipped and len(self.handles) == 1 and 1 in self.handles.values()
 
     def room(self, size: int) -> bool:
-        return not self.inbox or (len(self.inbox) < MESSAGES and self.bytes + size <= BYTES)
+        return len(self.inbox) < MESSAGES and self.bytes + size <= BYTES
 
     def put(self, message: Frame) -> None:
         self.inbox.append(message)
@@ -72,6 +73,10 @@ class _Side:
 
     def take(self, most: int) -> list[Frame]:
         """The next message, and as many after it as go together."""
+        if self.givers and not self.inbox:
+            giver = self.givers.popleft()
+            giver.done()
+            return [giver.frames[0]]
         taken: list[Frame] = []
         size = 0
         while self.inbox and (not taken or (len(taken) < most and size + len(self.inbox[0]) <= BATCH_BYTES)):
@@ -148,6 +153,7 @@ class Pipe(Machine):
         else:
             request.waits = True
             to.givers.append(request)
+            self._serve(1 - at)
 
     def _call(self, request: Request, at: int) -> None:
         """What comes next for a process that sends and receives in turns goes to it before it asks."""
@@ -200,7 +206,7 @@ class Pipe(Machine):
     def _tells(self, at: int) -> bool:
         """Is there a message, or will there never be one?"""
         side = self.sides[at]
-        return bool(side.inbox) or not (side.givers or self.sides[1 - at].open())
+        return bool(side.inbox or side.givers) or not self.sides[1 - at].open()
 
     def _answer(self, request: Request, at: int) -> None:
         side = self.sides[at]
