@@ -13,11 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from multiprocessing import AuthenticationError as AuthenticationError
     from multiprocessing import BufferTooShort as BufferTooShort
-    from multiprocessing import JoinableQueue as JoinableQueue
     from multiprocessing import Manager as Manager
     from multiprocessing import ProcessError as ProcessError
-    from multiprocessing import Queue as Queue
-    from multiprocessing import SimpleQueue as SimpleQueue
     from multiprocessing import TimeoutError as TimeoutError
     from multiprocessing import allow_connection_pickling as allow_connection_pickling
     from multiprocessing import freeze_support as freeze_support
@@ -52,6 +49,10 @@ if TYPE_CHECKING:
     from multihost.synchronize import Lock as Lock
     from multihost.synchronize import RLock as RLock
     from multihost.synchronize import Semaphore as Semaphore
+    from multihost.queues import JoinableQueue as JoinableQueue
+    from multihost.queues import Queue as Queue
+    from multihost.queues import ShutDown as ShutDown
+    from multihost.queues import SimpleQueue as SimpleQueue
     from multihost_common.errors import AuthError as AuthError
     from multihost_common.errors import BrokerLostError as BrokerLostError
     from multihost_common.errors import ConfigError as ConfigError
@@ -93,6 +94,7 @@ _HOMES = {
     "get_context": "multihost.context",
     **dict.fromkeys(_LOCKS, "multihost.synchronize"),
     **dict.fromkeys(("Array", "RawArray", "RawValue", "Value"), "multihost.sharedctypes"),
+    **dict.fromkeys(("JoinableQueue", "Queue", "ShutDown", "SimpleQueue"), "multihost.queues"),
     **dict.fromkeys(_ERRORS, "multihost_common.errors"),
 }
 
@@ -100,7 +102,6 @@ _HOMES = {
 _MODULES = {
     "dummy",
     "managers",
-    "queues",
     "shared_memory",
     "util",
 }
@@ -113,7 +114,7 @@ def __getattr__(name: str) -> Any:
     if home is not None:
         value = globals()[name] = getattr(importlib.import_module(home), name)
         return value
-    if name in ("connection", "context", "executor", "pool", "process", "sharedctypes", "synchronize"):
+    if name in ("connection", "context", "executor", "pool", "process", "queues", "sharedctypes", "synchronize"):
         return importlib.import_module(f"multihost.{name}")
     if name in _MODULES:
         return importlib.import_module(f"multiprocessing.{name}")

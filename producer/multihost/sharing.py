@@ -167,10 +167,19 @@ class Sharing:
         self.tell(b"", m.WITHDRAW, ask.number)
 
     def tell(self, name: bytes, op: int, amount: int = 0, frames: Sequence[Frame] = ()) -> None:
-        """Say something that is not answered. Also for finalizers: it neither waits nor raises."""
+        """Say something that is not answered. It neither waits nor raises."""
         act = m.Act(0, name, op, amount, False, frames=frames)
         if self._engine.usable:
             self._engine._do(lambda: self._engine._send(act))
+
+    def tell_later(self, name: bytes, op: int, amount: int = 0) -> None:
+        """The same from wherever the garbage collector may call: it leaves the sending to who runs the loop, since
+        this thread may be sending something just now."""
+        act = m.Act(0, name, op, amount)
+        engine = self._engine
+        if engine.usable:
+            engine._inbox.append(lambda: engine._send(act))
+            engine._kick()
 
     def wait(self, ask: Completion, timeout: float | None = None) -> bool:
         """Wait until it is done. False: it was not within ``timeout`` seconds."""
