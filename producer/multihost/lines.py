@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 import weakref
@@ -28,7 +29,7 @@ from multihost_common.shared import Queues
 if TYPE_CHECKING:
     from multihost.sharing import Sharing
 
-if TYPE_CHECKING or hasattr(__import__("queue"), "ShutDown"):
+if sys.version_info >= (3, 13):
     from queue import ShutDown
 else:
 
@@ -62,6 +63,12 @@ SIGNS = 8
 
 #: Seconds between two reports of what is taken while items are used fast.
 REPORT = 0.002
+
+#: Seconds that who only looks waits for a feeder, which may be waiting for room.
+LOOK = 0.2
+
+#: Seconds without a broker after which a process that ends does not wait for one.
+PATIENCE = 5.0
 
 #: Seconds that a thread of ours waits for something to do before it ends.
 IDLE = 0.5
@@ -130,7 +137,7 @@ class Line:
             block = False
         if not block and (self.buffer or self._packing):
             # What this process put is there when it asks.
-            self.flush(1.0)
+            self.flush(LOOK)
         while True:
             with self._asking:
                 if self.items:
@@ -236,20 +243,28 @@ class Line:
 
     def report(self) -> bool:
         """Say what was taken, if that is not known. False: it is."""
+        # Held until it is said: the reporter may have just begun to, and this process may be about to end.
         with self._lock:
             taken = self._end - len(self.items)
             if taken == self._told:
                 return False
             self._told = taken
-        if self._sharing is not None:
-            self._sharing.tell(self.name, Queues.TAKEN, taken)
+            if self._sharing is not None:
+                self._sharing.tell(self.name, Queues.TAKEN, taken)
         return True
 
     def size(self) -> int:
         """How many items there are, those included that this process has not sent yet."""
-        unsent = len(self.buffer) + self._packing
-        ask = self.sharing.ask(self.name, Queues.SIZE, self._taken())
-        return unsent + (ask.amount if ask is not None else 0)
+        # Not while the feeder is between the two.
+        held = self._feeding.acquire(timeout=LOOK)
+        try:
+            unsent = len(self.buffer) + self._packing
+            ask = self.sharing.begin(self.name, Queues.SIZE, self._taken())
+        finally:
+            if held:
+                self._feeding.release()
+        answer = self.sharing.finish(ask)
+        return unsent + (answer.amount if answer is not None else 0)
 
     # -- putting -------------------------------------------------------------------------------------
 
@@ -262,9 +277,9 @@ class Line:
         self.buffer.append(obj)
         now = time.monotonic()
         seldom, self._put_at = now - self._put_at > SELDOM, now
-        if seldom and self._feeding.acquire(blocking=False):
+        if seldom and len(self.buffer) == 1 and self._feeding.acquire(blocking=False):
             try:
-                self._pump(wait=False)
+                self._pump(until=now)
             finally:
                 self._feeding.release()
         if self.buffer:
@@ -278,51 +293,52 @@ class Line:
         with self._feeding:
             if self.shut:
                 raise ShutDown
-            self._make_way(wait=True)
+            self._make_way()
             if self._failure is not None:
                 raise self._failure
             self._begin_put(frames)
 
-    def flush(self, timeout: float | None = None) -> None:
-        """Send what is to be sent, and wait until the broker has it."""
+    def flush(self, timeout: float | None = None) -> bool:
+        """Send what is to be sent, and wait until the broker has it. False: it was not within ``timeout`` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self._feeding.acquire(timeout=-1 if timeout is None else timeout):
-            return
+            return False
         try:
-            self._pump(wait=True)
+            self._pump(deadline)
             while self._outstanding:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not self.sharing.wait(self._outstanding[0], left):
-                    return
+                    return False
                 self._outstanding.popleft()
         finally:
             self._feeding.release()
+        return True
 
-    def _pump(self, wait: bool) -> None:
-        """Send what is in the buffer; unless it may ``wait``, as much as goes at once."""
+    def _pump(self, until: float | None = None) -> None:
+        """Send what is in the buffer, or as much as there is room for ``until`` then."""
         buffer = self.buffer
-        while buffer and self._make_way(wait):
+        while buffer and self._make_way(until):
             self._packing = count = min(len(buffer), MOST_PUT)
             objs = [buffer.popleft() for _ in range(count)]
             try:
                 for frames in pack(objs, self.onerror):
-                    self._make_way(wait=True)
+                    self._make_way()
                     self._begin_put(frames)
             finally:
                 self._packing = 0
 
-    def _make_way(self, wait: bool) -> bool:
-        """See to it that another message may be sent. False: it would have to wait."""
+    def _make_way(self, until: float | None = None) -> bool:
+        """Wait until another message may be sent. False: none may ``until`` then."""
         outstanding = self._outstanding
         while outstanding and (outstanding[0].done or len(outstanding) >= DEPTH):
             ask = outstanding[0]
             if not ask.done:
-                if not wait:
-                    return False
-                if not self.sharing.wait(ask):
-                    # The engine has ended: the next request says how.
-                    outstanding.clear()
-                    break
+                left = None if until is None else max(0.0, until - time.monotonic())
+                if not self.sharing.wait(ask, left):
+                    if until is None:
+                        # The engine has ended: the next request says how.
+                        outstanding.clear()
+                    return until is None
             if outstanding and outstanding[0] is ask:
                 outstanding.popleft()
         return True
@@ -353,7 +369,7 @@ class Line:
         while True:
             try:
                 with self._feeding:
-                    self._pump(wait=True)
+                    self._pump()
                 if not self.users:
                     self.flush()
             except Exception as error:  # noqa: BLE001
@@ -408,13 +424,18 @@ class Line:
 
     def finish(self) -> None:
         """The process ends: all that was put is sent, and what was taken is told."""
-        if self._sharing is None:
+        sharing = self._sharing
+        if sharing is None:
             return
-        self.report()
         if self.cancelled:
             self.buffer.clear()
-        else:
-            self.flush()
+        while not self.cancelled and not self.flush(PATIENCE) and sharing.connected:
+            # The queue has no room, and who gets items is slow.
+            continue
+        taken = self._taken()
+        if taken:
+            # Whatever the reporter was about to say.
+            sharing.wait(sharing.begin(self.name, Queues.TAKEN, taken), PATIENCE)
 
 
 class Pace:
@@ -608,3 +629,5 @@ _sharings: weakref.WeakSet[Sharing] = weakref.WeakSet()
 _reporter = Reporter()
 
 os.register_at_fork(after_in_child=_forked)
+
+__all__ = ["Line", "Piece", "ShutDown", "check_size", "close_line", "finish", "open_line", "pack_one"]

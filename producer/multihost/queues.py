@@ -11,11 +11,12 @@ import pickle
 import types
 from collections.abc import Iterator
 from queue import Empty, Full
-from typing import Any
+from typing import Any, cast
 from weakref import WeakMethod
 
 from multihost.lines import Line, Piece, ShutDown, check_size, close_line, open_line, pack_one
 from multihost.sharing import get_sharing
+from multihost_common.blocks import Frame
 from multihost_common.shared import QUEUE, Queues
 
 #: A queue for more items than this is not bounded at all.
@@ -71,7 +72,7 @@ class _Named:
         """Is there no item? Another process may have put one by now."""
         return not self._line.items and not self._line.size()
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 class Queue(_Named):
@@ -272,8 +273,9 @@ class _End:
 
 
 def _load(piece: Piece) -> Any:
-    buffers = [bytearray(each) if memoryview(each).readonly else each for each in piece[1:]]
-    return _loads(piece[0], buffers=buffers)  # type: ignore[arg-type]
+    data, *buffers = cast(tuple[Frame, ...], piece)
+    # As multiprocessing has it: an array can be written to.
+    return _loads(data, buffers=[bytearray(each) if memoryview(each).readonly else each for each in buffers])
 
 
 __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "ShutDown", "SimpleQueue"]

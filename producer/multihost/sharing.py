@@ -68,6 +68,12 @@ class Sharing:
         self.attended = 0
         self._lock = threading.Lock()
 
+    @property
+    def connected(self) -> bool:
+        """Is there a broker to be heard of?"""
+        session = getattr(self._engine, "_session", None)
+        return self._engine.usable and (session is None or bool(session.up))
+
     # -- for everybody -----------------------------------------------------------------------------
 
     def make(self, kind: int, amount: int = 0, frames: Sequence[Frame] = ()) -> bytes:
