@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from multihost.process import active_children as active_children
     from multihost.process import current_process as current_process
     from multihost.process import parent_process as parent_process
+    from multihost.queues import JoinableQueue as JoinableQueue
+    from multihost.queues import Queue as Queue
+    from multihost.queues import ShutDown as ShutDown
+    from multihost.queues import SimpleQueue as SimpleQueue
     from multihost.sharedctypes import Array as Array
     from multihost.sharedctypes import RawArray as RawArray
     from multihost.sharedctypes import RawValue as RawValue
@@ -49,10 +53,6 @@ if TYPE_CHECKING:
     from multihost.synchronize import Lock as Lock
     from multihost.synchronize import RLock as RLock
     from multihost.synchronize import Semaphore as Semaphore
-    from multihost.queues import JoinableQueue as JoinableQueue
-    from multihost.queues import Queue as Queue
-    from multihost.queues import ShutDown as ShutDown
-    from multihost.queues import SimpleQueue as SimpleQueue
     from multihost_common.errors import AuthError as AuthError
     from multihost_common.errors import BrokerLostError as BrokerLostError
     from multihost_common.errors import ConfigError as ConfigError
@@ -114,7 +114,16 @@ def __getattr__(name: str) -> Any:
     if home is not None:
         value = globals()[name] = getattr(importlib.import_module(home), name)
         return value
-    if name in ("connection", "context", "executor", "pool", "process", "queues", "sharedctypes", "synchronize"):
+    if name in (
+        "connection",
+        "context",
+        "executor",
+        "pool",
+        "process",
+        "queues",
+        "sharedctypes",
+        "synchronize",
+    ):
         return importlib.import_module(f"multihost.{name}")
     if name in _MODULES:
         return importlib.import_module(f"multiprocessing.{name}")
