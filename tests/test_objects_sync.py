@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from multihost_broker.objects.kinds import KINDS
 from multihost_broker.objects.machine import Machine, Request
-from multihost_broker.objects.registry import Objects
 from multihost_common import messages as m
 from multihost_common.shared import (
     BARRIER,
@@ -348,74 +346,3 @@ def test_an_operation_that_an_object_does_not_know_is_refused(kind: int) -> None
 def test_numbers_that_make_no_object_are_refused(kind: int) -> None:
     with pytest.raises(ValueError, match=r"."):
         Desk(kind, *([0, 0] if kind == BARRIER else [2**64 - 1, 1]))
-
-
-# -- the door to them ----------------------------------------------------------------------------------
-
-
-class Door:
-    """All objects, and sessions 1, 2, 3 that use them."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[int, m.Acted]] = []
-        peers = {number: SimpleNamespace(number=number) for number in (1, 2, 3)}
-        self.ledger: Any = SimpleNamespace(
-            sessions=SimpleNamespace(by_number=peers),
-            tell=lambda session, acted: self.told.append((session.number, acted)),
-        )
-        self.objects = Objects(cast("Any", self.ledger), KINDS)
-
-    def act(
-        self, party: int, number: int, op: int, amount: int = 0, *numbers: int, name: bytes = NAME
-    ) -> None:
-        frames = [each.to_bytes(8, "little") for each in numbers]
-        session = self.ledger.sessions.by_number[party]
-        self.objects.reactions[m.Act](session, m.Act(number, name, op, amount, False, frames=frames))
-
-    def end(self, party: int, died: bool = True) -> None:
-        self.objects.ended(self.ledger.sessions.by_number.pop(party), died)
-
-    def statuses(self, party: int) -> dict[int, int]:
-        return {acted.number: acted.status for number, acted in self.told if number == party}
-
-
-def test_who_waits_for_an_object_is_told_when_its_maker_ends_and_nothing_is_kept() -> None:
-    door = Door()
-    door.act(1, 1, m.MAKE, SEMAPHORE, 0, 0, 0)
-    door.act(1, 2, m.MAKE, BARRIER, 3, 0, name=b"b" * m.OBJECT)
-    door.act(2, 1, Semaphores.ACQUIRE)
-    door.act(2, 2, Barriers.WAIT, name=b"b" * m.OBJECT)
-    door.act(3, 1, Barriers.WAIT, name=b"b" * m.OBJECT)
-    door.end(1)
-    assert door.statuses(2)[1] == m.UNKNOWN
-    # The barrier has broken, or is no more: both tell who waits.
-    assert {2, 1} <= {*door.statuses(2), *door.statuses(3)}
-    door.act(2, 3, Semaphores.ACQUIRE)
-    assert door.statuses(2)[3] == m.UNKNOWN
-    door.end(2)
-    door.end(3)
-    assert not any(
-        each for name, each in vars(door.objects).items() if name not in ("_ledger", "_kinds", "reactions")
-    )
-
-
-def test_what_wants_no_answer_does_not_wait_and_a_number_is_asked_once() -> None:
-    door = Door()
-    door.act(1, 1, m.MAKE, SEMAPHORE, 0, 0, 0)
-    door.act(2, 0, Semaphores.ACQUIRE)
-    door.act(2, 7, Semaphores.ACQUIRE)
-    door.act(2, 7, Semaphores.ACQUIRE)
-    door.act(1, 0, Semaphores.RELEASE)
-    door.act(1, 0, Semaphores.RELEASE)
-    door.act(1, 2, Semaphores.VALUE)
-    assert [(party, acted.amount) for party, acted in door.told[1:]] == [(2, 0), (1, 1)]
-
-
-def test_a_lock_of_one_that_ends_goes_to_the_one_that_waits() -> None:
-    door = Door()
-    door.act(1, 1, m.MAKE, SEMAPHORE, 1, 1, 1)
-    for party in (2, 3):
-        door.act(party, 1, Semaphores.ACQUIRE)
-    assert door.statuses(3) == {}
-    door.end(2, died=False)
-    assert [(party, acted.amount) for party, acted in door.told[1:]] == [(2, 0), (3, 1)]

@@ -7,6 +7,7 @@ host.
 
 from __future__ import annotations
 
+from multihost.registering import register as _register
 from multihost_common import __version__ as __version__
 
 TYPE_CHECKING = False
@@ -18,18 +19,18 @@ if TYPE_CHECKING:
     from multiprocessing import TimeoutError as TimeoutError
     from multiprocessing import allow_connection_pickling as allow_connection_pickling
     from multiprocessing import freeze_support as freeze_support
-    from multiprocessing import get_all_start_methods as get_all_start_methods
     from multiprocessing import get_logger as get_logger
-    from multiprocessing import get_start_method as get_start_method
     from multiprocessing import log_to_stderr as log_to_stderr
     from multiprocessing import set_executable as set_executable
     from multiprocessing import set_forkserver_preload as set_forkserver_preload
-    from multiprocessing import set_start_method as set_start_method
     from typing import Any
 
     from multihost.connection import Pipe as Pipe
     from multihost.context import cpu_count as cpu_count
+    from multihost.context import get_all_start_methods as get_all_start_methods
     from multihost.context import get_context as get_context
+    from multihost.context import get_start_method as get_start_method
+    from multihost.context import set_start_method as set_start_method
     from multihost.detached import DetachedResult as DetachedResult
     from multihost.detached import detached_result as detached_result
     from multihost.executor import Executor as Executor
@@ -79,6 +80,8 @@ _ERRORS = (
 
 _LOCKS = ("Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore")
 
+_CONTEXT = ("cpu_count", "get_all_start_methods", "get_context", "get_start_method", "set_start_method")
+
 #: Where the names live that are multihost's own.
 _HOMES = {
     "DetachedResult": "multihost.detached",
@@ -89,9 +92,8 @@ _HOMES = {
     "active_children": "multihost.process",
     "current_process": "multihost.process",
     "parent_process": "multihost.process",
-    "cpu_count": "multihost.context",
     "detached_result": "multihost.detached",
-    "get_context": "multihost.context",
+    **dict.fromkeys(_CONTEXT, "multihost.context"),
     **dict.fromkeys(_LOCKS, "multihost.synchronize"),
     **dict.fromkeys(("Array", "RawArray", "RawValue", "Value"), "multihost.sharedctypes"),
     **dict.fromkeys(("JoinableQueue", "Queue", "ShutDown", "SimpleQueue"), "multihost.queues"),
@@ -145,3 +147,6 @@ def _names() -> list[str]:
     import multiprocessing
 
     return sorted({"__version__", *_HOMES, *multiprocessing.__all__})
+
+
+_register()

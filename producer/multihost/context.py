@@ -1,14 +1,31 @@
-"""``cpu_count`` and ``get_context``, as multiprocessing has them."""
+"""Contexts: the names of multiprocessing as methods of an object, the counterpart of :mod:`multiprocessing.context`.
+
+    ctx = multihost.get_context()
+    ctx.Process(target=f, args=(ctx.Queue(),)).start()
+
+``fork``, ``spawn`` and ``forkserver`` are names of contexts here, too, so that a script may ask for them: all of them
+start processes in the one way that works on other hosts.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from multiprocessing import context as _standard
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 from multihost.engine import get_engine, resolve_address
+from multihost.process import Process
 
-if TYPE_CHECKING:
-    from multihost.pool import Pool
+#: The name of our own context among the start methods.
+METHOD = "multihost"
+
+
+def __getattr__(name: str) -> Any:
+    # What else the standard library's module of this name has.
+    return getattr(_standard, name)
 
 
 def cpu_count() -> int:
@@ -20,18 +37,43 @@ def cpu_count() -> int:
     return available_cpus()
 
 
-def get_context(method: str | None = None) -> Context:
-    """A context whose pools are multihost's; the start method matters only to what is not ours."""
-    return Context(method)
+class ForkProcess(Process):
+    """The process of the context ``fork``: it differs in its name."""
 
 
-class Context:
-    """What ``multiprocessing.get_context`` answers, with multihost's Pool."""
+class SpawnProcess(Process):
+    """The process of the context ``spawn``."""
 
-    def __init__(self, method: str | None = None) -> None:
-        import multiprocessing
 
-        self._stdlib: Any = multiprocessing.get_context(method)
+class ForkServerProcess(Process):
+    """The process of the context ``forkserver``."""
+
+
+class Context(BaseContext):
+    """What ``multihost.get_context`` answers: everything that multiprocessing has, between hosts."""
+
+    Process: type[BaseProcess]
+
+    def __init__(self, name: str = METHOD, process: type[BaseProcess] = Process) -> None:
+        self._name = name
+        self.Process = process
+
+    def get_context(self, method: str | None = None) -> Context:  # type: ignore[override]
+        """This context, or the one of this name. Raises ValueError if there is none."""
+        if method is None:
+            return self
+        try:
+            return contexts[method]
+        except KeyError:
+            raise ValueError(f"cannot find context for {method!r}") from None
+
+    def cpu_count(self) -> int:
+        """Slots there are."""
+        return cpu_count()
+
+    def get_all_start_methods(self) -> list[str]:
+        """The names of all contexts."""
+        return list(contexts)
 
     def Pool(  # noqa: N802
         self,
@@ -40,21 +82,105 @@ class Context:
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         **options: Any,
-    ) -> Pool:
+    ) -> Any:
         """A pool of processes; ``options``: see :class:`multihost.Pool`."""
         from multihost.pool import Pool
 
-        return Pool(processes, initializer, initargs, maxtasksperchild, self, **options)
+        return Pool(processes, initializer, initargs, maxtasksperchild, self.get_context(), **options)
 
-    def cpu_count(self) -> int:
-        """Slots there are."""
-        return cpu_count()
 
-    def get_context(self, method: str | None = None) -> Context:
-        """This context, or one of another start method."""
-        return self if method is None else Context(method)
+class DefaultContext(Context):
+    """The context that is meant where none is named. It can be chosen once, see :meth:`set_start_method`."""
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "_stdlib":
-            raise AttributeError(name)
-        return getattr(self._stdlib, name)
+    def __init__(self, usual: str = METHOD) -> None:
+        super().__init__(usual)
+        self._usual = usual
+        self._chosen: Context | None = None
+
+    def get_context(self, method: str | None = None) -> Context:  # type: ignore[override]
+        """The context that was chosen, or the one of this name."""
+        if method is not None:
+            return super().get_context(method)
+        if self._chosen is None:
+            self._chosen = contexts[self._usual]
+        return self._chosen
+
+    def set_start_method(self, method: str | None, force: bool = False) -> None:
+        """Choose. Raises RuntimeError if that was done, or the context used, before; unless ``force``."""
+        if self._chosen is not None and not force:
+            raise RuntimeError("context has already been set")
+        if method is None and force:
+            self._chosen = None
+            return
+        self._chosen = self.get_context(method)
+
+    def get_start_method(self, allow_none: bool = False) -> str:
+        """The name of the context."""
+        if allow_none and self._chosen is None:
+            return None  # type: ignore[return-value] # as multiprocessing has it
+        name: str = self.get_context()._name
+        return name
+
+
+def _maker(name: str, module: str) -> Callable[..., Any]:
+    """The method of contexts that makes what ``module`` has under this name."""
+    usual = getattr(BaseContext, name)
+
+    def make(self: Context, *args: Any, **kwds: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*args, **kwds)
+
+    make.__name__, make.__qualname__, make.__doc__ = name, f"Context.{name}", usual.__doc__
+    return make
+
+
+#: Where the names live of what a context makes.
+_MODULES = {
+    "multihost.synchronize": (
+        "Barrier",
+        "BoundedSemaphore",
+        "Condition",
+        "Event",
+        "Lock",
+        "RLock",
+        "Semaphore",
+    ),
+    "multihost.connection": ("Pipe",),
+    "multihost.queues": ("JoinableQueue", "Queue", "SimpleQueue"),
+    "multihost.sharedctypes": ("Array", "RawArray", "RawValue", "Value"),
+}
+
+
+for _module, _names in _MODULES.items():
+    for _name in _names:
+        setattr(Context, _name, _maker(_name, _module))
+
+#: By the names that ``get_context`` knows.
+contexts = {
+    METHOD: Context(),
+    "fork": Context("fork", ForkProcess),
+    "spawn": Context("spawn", SpawnProcess),
+    "forkserver": Context("forkserver", ForkServerProcess),
+}
+
+#: Of ``multihost`` itself.
+default = DefaultContext()
+
+get_context = default.get_context
+get_start_method = default.get_start_method
+set_start_method = default.set_start_method
+get_all_start_methods = default.get_all_start_methods
+
+__all__ = [
+    "BaseContext",
+    "Context",
+    "DefaultContext",
+    "ForkProcess",
+    "ForkServerProcess",
+    "Process",
+    "SpawnProcess",
+    "cpu_count",
+    "get_all_start_methods",
+    "get_context",
+    "get_start_method",
+    "set_start_method",
+]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
+from multihost import registering
 from multihost.engine import Engine, PoolSpec, get_engine, resolve_address
 from multihost.functions import call as call_function
 from multihost.iterators import Filler, IMapIterator, Inbox, Pulled
@@ -284,11 +285,18 @@ def setup_of(
         "name": name,
         "loggers": describe(local),
         "authkey": bytes(key),
+        "prepare": _preparation(),
         "initializer": dump_function(initializer) if initializer is not None else b"",
         # In band: it is small, and must be one blob.
         "initargs": dump_function(initargs) if initargs else pickle.dumps((), 5),  # type: ignore[arg-type]
     }
     return pickle.dumps(setup, 5)
+
+
+def _preparation() -> bytes:
+    patching = sys.modules.get("multihost.patching")
+    made = registering.preparation() if patching is None else patching.preparation()
+    return b"" if made is None else pickle.dumps(made, 5)
 
 
 def _cwd() -> str | None:

@@ -30,6 +30,9 @@ TERMINATE = "TERMINATE"
 
 ApplyResult = AsyncResult
 
+#: Processes of a pool for which nobody names a number; None: as many as there are slots.
+usual_processes: int | None = None
+
 #: How long ``Pool._pool`` waits for the pool's processes to be there.
 START_SECONDS = 5.0
 
@@ -87,6 +90,7 @@ class Pool:
         at_most_once: bool = False,
         start_timeout: float | None = None,
     ) -> None:
+        processes = usual_processes if processes is None else processes
         if processes is not None and processes < 1:
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):

@@ -17,7 +17,7 @@ from multihost.reduction import dump_shared, renew
 from multihost_common import shipments
 
 if TYPE_CHECKING:
-    from multihost.process import Process
+    from multiprocessing.process import BaseProcess
 
 #: Seconds that ``pid`` and ``host`` wait at most for the process to be there.
 LAUNCH_TIMEOUT = 10.0
@@ -32,17 +32,17 @@ class Popen:
 
     _engine: Any
 
-    def __init__(self, process_obj: Process) -> None:
+    def __init__(self, process_obj: BaseProcess) -> None:
         self.returncode: int | None = None
         self._pid = os.getpid()
         util._flush_std_streams()  # type: ignore[attr-defined]
-        address = process_obj._address
+        address = getattr(process_obj, "_address", None)
         self._engine = get_engine(address)
         spec = self._spec(process_obj, local=not resolve_address(address))
         self._launch: Launch = self._engine.launching.launch(spec)
         _join_at_exit(self._engine)
 
-    def _spec(self, process_obj: Process, local: bool) -> LaunchSpec:
+    def _spec(self, process_obj: BaseProcess, local: bool) -> LaunchSpec:
         # It sees __main__ as it is now.
         renew()
         about = process_obj._target or type(process_obj)  # type: ignore[attr-defined]
@@ -134,6 +134,15 @@ class Popen:
             launch.close()
 
 
+class WatchedPopen(Popen):
+    """Of a process that is not ours, but was started by our context: it asks for the sentinel once."""
+
+    @property
+    def sentinel(self) -> int:  # type: ignore[override]
+        """Readable once the process has ended."""
+        return self.sentinel_fd()
+
+
 def _join_at_exit(engine: Any) -> None:
     """What multiprocessing does when the script ends comes before the end of this engine."""
     if engine not in _engines:
@@ -143,4 +152,4 @@ def _join_at_exit(engine: Any) -> None:
 
 _engines: weakref.WeakSet[Any] = weakref.WeakSet()
 
-__all__ = ["Popen"]
+__all__ = ["Popen", "WatchedPopen"]

@@ -46,12 +46,12 @@ class Process(BaseProcess):
         self._address = address
 
     @staticmethod
-    def _Popen(process_obj: Process) -> Popen:  # noqa: N802 - its name in multiprocessing
+    def _Popen(process_obj: BaseProcess) -> Popen:  # noqa: N802 - its name in multiprocessing
         # Here, since a child imports this module, and seldom needs that one.
-        from multihost.popen import Popen
+        from multihost.popen import Popen, WatchedPopen
 
         _started.add(process_obj)
-        return Popen(process_obj)
+        return Popen(process_obj) if isinstance(process_obj, Process) else WatchedPopen(process_obj)
 
     @property
     def host(self) -> str | None:
@@ -99,7 +99,7 @@ class Elsewhere:
 class Beginning:
     """What a process runs: itself."""
 
-    def __init__(self, process_obj: Process) -> None:
+    def __init__(self, process_obj: BaseProcess) -> None:
         self.process = process_obj
 
     def __call__(self, lifeline: int) -> int:
@@ -113,7 +113,7 @@ def _forget_children() -> None:
     _started.clear()
 
 
-_started: weakref.WeakSet[Process] = weakref.WeakSet()
+_started: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 
 os.register_at_fork(after_in_child=_forget_children)
 

@@ -1,8 +1,4 @@
-"""Run an unmodified script with ``multiprocessing.Pool`` and ``ProcessPoolExecutor`` served by multihost.
-
-Only the process of the script is changed, and only these names; the rest of multiprocessing stays
-the standard library's.
-"""
+"""Run a script in this process as ``python`` does. What its names of multiprocessing mean: see :mod:`multihost.patching`."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import importlib.util
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
@@ -20,77 +16,6 @@ EXIT_INTERRUPTED = 130
 
 #: As Python itself exits when there is no such script.
 EXIT_NO_SCRIPT = 2
-
-
-def patch(processes: int | None = None) -> None:
-    """Let the standard library's names for pools of processes mean multihost's.
-
-    ``processes``: how many processes a pool has for which the script names no number.
-    """
-    import concurrent.futures.process
-    import multiprocessing.context
-
-    # Imported before, so that managers, which run pools in a process of theirs, keep the standard library's.
-    import multiprocessing.managers
-    import multiprocessing.pool
-
-    import multihost
-    from multihost.executor import Executor
-    from multihost.pool import Pool
-
-    class PatchedPool(Pool):
-        """multihost's Pool under the name of multiprocessing's."""
-
-        def __init__(
-            self,
-            processes_: int | None = None,
-            initializer: Callable[..., object] | None = None,
-            initargs: Iterable[Any] = (),
-            maxtasksperchild: int | None = None,
-            context: Any = None,
-            **renamed: Any,
-        ) -> None:
-            number = renamed.pop("processes", processes_)
-            number = processes if number is None else number
-            super().__init__(number, initializer, initargs, maxtasksperchild, context, **renamed)
-
-    PatchedPool.__name__ = PatchedPool.__qualname__ = "Pool"
-    pool_class: Any = Pool if processes is None else PatchedPool
-
-    def make_pool(
-        processes: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
-        maxtasksperchild: int | None = None,
-    ) -> Any:
-        """Returns a process pool object."""
-        return pool_class(processes, initializer, initargs, maxtasksperchild)
-
-    def make_pool_of(context: Any, *args: Any, **kwds: Any) -> Any:
-        """Returns a process pool object."""
-        return make_pool(*args, **kwds)
-
-    def cpu_count() -> int:
-        """Returns the number of slots there are."""
-        return multihost.cpu_count()
-
-    stdlib: Any = multiprocessing
-    stdlib.Pool = make_pool
-    stdlib.cpu_count = cpu_count
-    stdlib.pool = sys.modules["multiprocessing.pool"] = _with_pool(stdlib.pool, pool_class)
-    stdlib.context.BaseContext.Pool = make_pool_of
-    stdlib.context.BaseContext.cpu_count = lambda context: cpu_count()
-    futures: Any = concurrent.futures
-    futures.ProcessPoolExecutor = futures.process.ProcessPoolExecutor = Executor
-
-
-def _with_pool(original: ModuleType, pool_class: type) -> ModuleType:
-    """A copy of multiprocessing.pool with another Pool. What is in the original, ThreadPool above all,
-    goes on to use the original's."""
-    copy = ModuleType(original.__name__, original.__doc__)
-    copy.__dict__.update(original.__dict__)
-    copy.__dict__["Pool"] = pool_class
-    return copy
 
 
 def run_script(path: str, args: Sequence[str]) -> NoReturn:

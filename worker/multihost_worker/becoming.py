@@ -80,6 +80,10 @@ def apply_setup(setup: dict[str, Any]) -> None:
         from multihost_common.inherit import adopt
 
         adopt(setup["loggers"])
+    if setup.get("prepare"):
+        # What multiprocessing means here, which has to be known before anybody imports it.
+        prepare, arguments = loads(setup["prepare"])
+        prepare(*arguments)
     if setup.get("name"):
         _name_process(setup["name"], setup.get("authkey", b""))
     if setup.get("initializer"):

@@ -25,13 +25,10 @@ class Objects:
         #: Object -> the session that made it; session -> its objects.
         self._makers: dict[bytes, Party] = {}
         self._made: dict[Party, set[bytes]] = {}
-        #: Session -> the objects that it has used; object -> who has used it.
+        #: Session -> the objects that it has used.
         self._used: dict[Party, dict[bytes, None]] = {}
-        self._users: dict[bytes, dict[Party, None]] = {}
         #: (session, number) -> the request, and the object it is of.
         self._waiting: dict[tuple[Party, int], tuple[Request, bytes]] = {}
-        #: Object -> the requests that wait for it.
-        self._lines: dict[bytes, dict[Request, None]] = {}
         self.reactions: dict[type, Callable[[Session, Any], None]] = {m.Act: self._on_act}
 
     def _on_act(self, session: Session, act: m.Act) -> None:
@@ -44,12 +41,7 @@ class Objects:
             self._ask(act.object, request)
 
     def _reply(self, request: Request, acted: m.Acted) -> None:
-        _, name = self._waiting.pop((request.party, request.number), (None, b""))
-        line = self._lines.get(name)
-        if line is not None:
-            line.pop(request, None)
-            if not line:
-                del self._lines[name]
+        self._waiting.pop((request.party, request.number), None)
         session = self._ledger.sessions.by_number.get(request.party)
         if request.number and session is not None:
             self._ledger.tell(session, acted)
@@ -68,12 +60,8 @@ class Objects:
             return
         self._makers[name] = request.party
         self._made.setdefault(request.party, set()).add(name)
-        self._use(request.party, name)
+        self._used.setdefault(request.party, {})[name] = None
         request.done()
-
-    def _use(self, party: Party, name: bytes) -> None:
-        self._used.setdefault(party, {})[name] = None
-        self._users.setdefault(name, {})[party] = None
 
     def _ask(self, name: bytes, request: Request) -> None:
         machine = self.machines.get(name)
@@ -86,11 +74,10 @@ class Objects:
             return
         if (request.party, request.number) in self._waiting:
             return
-        self._use(request.party, name)
+        self._used.setdefault(request.party, {})[name] = None
         machine.act(request)
         if request.waits:
             self._waiting[request.party, request.number] = request, name
-            self._lines.setdefault(name, {})[request] = None
         if machine.over:
             self._forget(name)
 
@@ -112,10 +99,9 @@ class Objects:
     def _leave(self, name: bytes, machine: Machine, party: Party, died: bool = False) -> None:
         """The process uses this object no more."""
         self._used.get(party, {}).pop(name, None)
-        self._users.get(name, {}).pop(party, None)
-        for request in list(self._lines.get(name, ())):
+        for request, of in list(self._waiting.values()):
             # One withdrawal may answer others, too.
-            if request.party == party and request.waits:
+            if of == name and request.party == party and request.waits:
                 machine.withdraw(request)
                 request.withdrawn()
         if died:
@@ -128,10 +114,10 @@ class Objects:
         """The object is no more; who waits is told so."""
         machine = self.machines.pop(name)
         self._made[self._makers.pop(name)].discard(name)
-        for party in self._users.pop(name, ()):
-            self._used.get(party, {}).pop(name, None)
-        for request in list(self._lines.get(name, ())):
-            if request.waits:
+        for used in self._used.values():
+            used.pop(name, None)
+        for request, of in list(self._waiting.values()):
+            if of == name and request.waits:
                 machine.withdraw(request)
                 request.done(status=m.UNKNOWN)
 

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from multihost import runner
+from multihost import patching, runner
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -20,14 +20,14 @@ from multihost import runner
 def command(
     broker: str | None, processes: int | None, module: bool, script: str, args: tuple[str, ...]
 ) -> None:
-    """Run a Python SCRIPT with multiprocessing's pools served by multihost.
+    """Run a Python SCRIPT with multiprocessing served by multihost.
 
-    multiprocessing.Pool and concurrent.futures.ProcessPoolExecutor run on the cluster; everything
+    Everything of multiprocessing, and concurrent.futures.ProcessPoolExecutor, runs on the cluster; all
     else is as with `python SCRIPT ARGS`.
     """
     if broker:
         os.environ["MULTIHOST_BROKER"] = broker
-    runner.patch(processes)
+    patching.install(processes)
     if module:
         runner.run_module(script, args)
     runner.run_script(script, args)
