@@ -66,7 +66,7 @@ def dump_shared(obj: Any) -> tuple[bytes, list[Frame]]:
 
     def dumps(obj: Any, protocol: int, buffer_callback: Any) -> bytes:
         with io.BytesIO() as file:
-            ForkingPickler(file, protocol, buffer_callback=buffer_callback).dump(obj)  # type: ignore[call-arg]
+            ForkingPickler(file, protocol, True, buffer_callback).dump(obj)
             return file.getvalue()
 
     return dump_item(obj, dumps)
