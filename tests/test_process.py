@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
-from scripts import script
+from scripts import environment, script, write
 from sites import Site
 
 import multihost as mp
@@ -267,3 +268,30 @@ def test_a_socket_goes_to_a_process_of_this_machine(tmp_path: Path) -> None:
                 print(ours.recv(5))
     """
     assert script(tmp_path, text) == "b'olleh'\n"
+
+
+@pytest.mark.parametrize("waits", ["process.join()", "time.sleep(60)"])
+def test_ctrl_c_reaches_the_processes_of_a_script(waits: str, tmp_path: Path) -> None:
+    text = f"""
+        import time
+        import multihost as mp
+
+        def work():
+            print("begun", flush=True)
+            time.sleep(60)
+
+        if __name__ == "__main__":
+            process = mp.Process(target=work)
+            process.start()
+            {waits}
+    """
+    write(tmp_path, {"script.py": text})
+    command = [sys.executable, tmp_path / "script.py"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment(), text=True, **pipes) as script:  # type: ignore[call-overload]
+        assert script.stdout.readline() == "begun\n"
+        script.send_signal(signal.SIGINT)
+        _, told = script.communicate(timeout=LIMIT)
+    assert script.returncode == -signal.SIGINT
+    assert "Process Process-1:" in told
+    assert told.count("\nKeyboardInterrupt") == 2

@@ -37,6 +37,9 @@ class Driver(Loop):
     #: Whether pools start their children when they are made.
     eager = False
 
+    #: Whether children are on this machine.
+    local = False
+
     #: Whether the broker may have to be told again what has no answer.
     keeps = False
 

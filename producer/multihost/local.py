@@ -28,6 +28,7 @@ class LocalEngine(Driver):
     """See the module."""
 
     eager = True
+    local = True
 
     def __init__(self, server: Server | None = None) -> None:
         super().__init__()

@@ -116,6 +116,7 @@ class ChildEngine(Driver):
         if type(message) is m.Welcome:
             # A worker of no fixed size starts as many children as are asked for.
             self._elastic = not message.slots and message.workers > 0
+            self.local = self._elastic
             self.capacity = available_cpus() if self._elastic else message.slots
             self._welcomed.done = True
         elif type(message) is m.Refused and message.reason in ("E_HELLO", "E_ROLE", "E_PYTHON", "E_VERSION"):

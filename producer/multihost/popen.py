@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import weakref
-from multiprocessing import context, util
+from multiprocessing import context, process, util
 from typing import TYPE_CHECKING, Any
 
-from multihost.engine import get_engine, resolve_address
+from multihost.engine import get_engine
 from multihost.handle import setup_of
 from multihost.launching import Launch, LaunchSpec
 from multihost.process import Beginning
@@ -36,9 +37,8 @@ class Popen:
         self.returncode: int | None = None
         self._pid = os.getpid()
         util._flush_std_streams()  # type: ignore[attr-defined]
-        address = getattr(process_obj, "_address", None)
-        self._engine = get_engine(address)
-        spec = self._spec(process_obj, local=not resolve_address(address))
+        self._engine = get_engine(getattr(process_obj, "_address", None))
+        spec = self._spec(process_obj, self._engine.local)
         self._launch: Launch = self._engine.launching.launch(spec)
         _join_at_exit(self._engine)
 
@@ -109,18 +109,23 @@ class Popen:
     def wait(self, timeout: float | None = None) -> int | None:
         """Its exit code, or None if it still runs after ``timeout`` seconds."""
         if self.poll() is None:
-            self._engine.wait(self._launch.exited, timeout)
+            try:
+                self._engine.wait(self._launch.exited, timeout)
+            except KeyboardInterrupt:
+                _interrupt_all()
+                raise
         return self.poll()
 
     def terminate(self) -> None:
         """Send it SIGTERM."""
-        self._signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
 
     def kill(self) -> None:
         """Send it SIGKILL."""
-        self._signal(signal.SIGKILL)
+        self.send(signal.SIGKILL)
 
-    def _signal(self, signum: int) -> None:
+    def send(self, signum: int) -> None:
+        """Send it a signal, if it has not ended."""
         if self.poll() is None:
             self._engine.launching.signal(self._launch, int(signum))
 
@@ -147,9 +152,25 @@ def _join_at_exit(engine: Any) -> None:
     """What multiprocessing does when the script ends comes before the end of this engine."""
     if engine not in _engines:
         _engines.add(engine)
-        atexit.register(util._exit_function)  # type: ignore[attr-defined]
+        atexit.register(_exit)
 
 
+def _exit() -> None:
+    last = getattr(sys, "last_type", None)
+    if last is not None and issubclass(last, KeyboardInterrupt) and not _interrupted:
+        _interrupt_all()
+    util._exit_function()  # type: ignore[attr-defined]
+
+
+def _interrupt_all() -> None:
+    """Ctrl-C came to this process alone: those it has started are not of the terminal's foreground, and have it from here."""
+    _interrupted.append(True)
+    for each in list(process._children):  # type: ignore[attr-defined]
+        if isinstance(each._popen, Popen):
+            each._popen.send(signal.SIGINT)
+
+
+_interrupted: list[bool] = []
 _engines: weakref.WeakSet[Any] = weakref.WeakSet()
 
 __all__ = ["Popen", "WatchedPopen"]
