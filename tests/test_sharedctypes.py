@@ -228,3 +228,21 @@ def test_a_thread_that_reads_does_not_undo_what_another_one_writes() -> None:
     finally:
         over.set()
         thread.join()
+
+
+def double(point: Any, numbers: Any) -> str:
+    with point:
+        point.x *= 2
+    numbers[1].y = point.x
+    return type(point.get_obj()).__name__
+
+
+def test_a_structure_that_only_the_script_has_travels_with_its_values(make_pool: Any) -> None:
+    class Local(ctypes.Structure):
+        _fields_ = [("x", ctypes.c_int), ("y", ctypes.c_double)]
+
+    point, numbers = mp.Value(Local, 3), mp.Array(Local, 2, lock=False)
+    pool = make_pool(1)
+    assert pool.apply(double, (point, numbers)) == "Local"
+    assert pool.apply(lambda: ctypes.sizeof(Local)) == ctypes.sizeof(Local)
+    assert (point.x, numbers[1].y) == (6, 6.0)
