@@ -117,9 +117,10 @@ def _rebuild(type_: Any, lengths: Sequence[int], cell: Cell, offset: int) -> Any
 
 def _described(type_: Any) -> tuple[Any, list[int]]:
     """An element's type and the length of each dimension: types of arrays have no name to pickle them by."""
-    if issubclass(type_, ctypes.Array) and type_ is type_._type_ * type_._length_:
+    length = getattr(type_, "_length_", None)
+    if length is not None and type_ is type_._type_ * length:
         element, lengths = _described(type_._type_)
-        return element, [*lengths, type_._length_]
+        return element, [*lengths, length]
     return type_, []
 
 
@@ -299,7 +300,8 @@ def _is_simple(type_: Any) -> bool:
 
 def _shared_type(type_: Any) -> Any:
     """The subclass of a ctypes type whose objects are shared."""
-    made = _types.get(type_)
+    known = _types.get(type_)
+    made = None if known is None else known()
     if made is None:
         base: type = _Viewing
         if issubclass(type_, ctypes.Array):
@@ -310,11 +312,12 @@ def _shared_type(type_: Any) -> Any:
             members = _simple_members(type_)
         else:
             raise TypeError(f"{type_.__name__} points to memory of this process, so it cannot be shared")
-        made = type(type_)(type_.__name__, (base, type_), {"_plain": type_})
+        metaclass: Any = type(type_)
+        made = metaclass(type_.__name__, (base, type_), {"_plain": type_})
         for name, member in members.items():
             # Now: making the type of an array of characters has put its own in this place.
             setattr(made, name, member)
-        _types[type_] = made
+        _types[type_] = weakref.ref(made)
     return made
 
 
@@ -330,7 +333,8 @@ def _refresh(value: Any) -> None:
             value._cell.refresh(value._offset, ctypes.sizeof(value))  # type: ignore[arg-type]
 
 
-_types: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+#: Both ends are weak: there is a type for each length of an array.
+_types: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
 
 
 # -- with a lock ---------------------------------------------------------------------------------------
