@@ -38,12 +38,6 @@ def adopt(loggers: list[Logger]) -> None:
             logger.addHandler(_make_handler(about))
 
 
-def authkey() -> bytes:
-    """The key that this process's managers ask for; b"" if multiprocessing is not used."""
-    process = sys.modules.get("multiprocessing.process")
-    return bytes(process.current_process().authkey) if process is not None else b""
-
-
 def _loggers(local: bool) -> list[Logger]:
     import logging
 

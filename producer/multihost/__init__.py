@@ -14,7 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from multiprocessing import AuthenticationError as AuthenticationError
     from multiprocessing import BufferTooShort as BufferTooShort
-    from multiprocessing import Manager as Manager
     from multiprocessing import ProcessError as ProcessError
     from multiprocessing import TimeoutError as TimeoutError
     from multiprocessing import allow_connection_pickling as allow_connection_pickling
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from multihost.detached import DetachedResult as DetachedResult
     from multihost.detached import detached_result as detached_result
     from multihost.executor import Executor as Executor
+    from multihost.managers import Manager as Manager
     from multihost.pool import Pool as Pool
     from multihost.process import Process as Process
     from multihost.process import active_children as active_children
@@ -86,6 +86,7 @@ _CONTEXT = ("cpu_count", "get_all_start_methods", "get_context", "get_start_meth
 _HOMES = {
     "DetachedResult": "multihost.detached",
     "Executor": "multihost.executor",
+    "Manager": "multihost.managers",
     "Pipe": "multihost.connection",
     "Pool": "multihost.pool",
     "Process": "multihost.process",
@@ -103,7 +104,6 @@ _HOMES = {
 #: Modules of multiprocessing by the name that scripts reach them by.
 _MODULES = {
     "dummy",
-    "managers",
     "shared_memory",
     "util",
 }
@@ -120,6 +120,7 @@ def __getattr__(name: str) -> Any:
         "connection",
         "context",
         "executor",
+        "managers",
         "pool",
         "process",
         "queues",

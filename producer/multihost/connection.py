@@ -54,9 +54,11 @@ _TICKET_BYTES = 16
 _NOTHING = (m.BUSY, m.WITHDRAWN)
 
 
-def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:  # noqa: N802
-    """Two connections, the ends of a new pipe; if not ``duplex``, the first one receives and the second one sends."""
-    sharing = get_sharing()
+def Pipe(duplex: bool = True, *, address: str | None = None) -> tuple[Connection, Connection]:  # noqa: N802
+    """Two connections, the ends of a new pipe; if not ``duplex``, the first one receives and the second one sends.
+
+    ``address``: of a broker (None: the one of this process; empty: this machine)."""
+    sharing = get_sharing(address)
     name = sharing.make(PIPE, frames=(b"" if duplex else b"\1",))
     return _connection(sharing, name, 0, True, duplex), _connection(sharing, name, 1, duplex, True)
 

@@ -22,8 +22,9 @@ from multihost.reduction import cacheable, dump_function, dump_item, renew
 from multihost.sources import Items, Receiver, Sink, Source
 from multihost.streams import StreamJob
 from multihost_common.blobs import digest_of
-from multihost_common.inherit import authkey, describe
+from multihost_common.inherit import describe
 from multihost_common.messages import CALL_APPLY, SECONDS, U32
+from multihost_common.naming import authkey
 
 #: Functions of apply and submit that a pool keeps open; the oldest idle one makes room.
 MAX_STREAMS = 64
@@ -85,7 +86,7 @@ class PoolHandle:
     ) -> bytes:
         # Its children see __main__ as it is from now on.
         renew()
-        return setup_of(self.local, name, initializer, initargs, authkey() if self.local else b"")
+        return setup_of(self.local, name, initializer, initargs, authkey())
 
     def _code(self, function: Callable[..., object] | None, pickled: bytes = b"") -> bytes:
         if self.local or function is None:

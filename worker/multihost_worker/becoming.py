@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from multihost_common.naming import name_process
 from multihost_common.pickling import loads
 
 TYPE_CHECKING = False
@@ -21,48 +22,6 @@ def add_bundle(private_dir: str, code: Frame) -> None:
     path = unpack(private_dir, code)
     if path not in sys.path:
         sys.path.insert(1, path)
-
-
-class _Namer:
-    """Names the process, and gives it the producer's key of managers, when multiprocessing is imported. To import it for that would take as long
-    as all else of a child's start."""
-
-    def __init__(self, name: str, authkey: bytes) -> None:
-        self.name = name
-        self.authkey = authkey
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        """As an importer on ``sys.meta_path`` has it."""
-        if fullname != "multiprocessing.process":
-            return None
-        sys.meta_path.remove(self)
-        specs = (finder.find_spec(fullname, path, target) for finder in sys.meta_path)
-        spec = next((spec for spec in specs if spec is not None), None)
-        loader: Any = spec.loader if spec is not None else None
-        if loader is None:
-            return spec
-        execute = loader.exec_module
-
-        def exec_module(module: Any) -> None:
-            execute(module)
-            _identify(module.current_process(), self.name, self.authkey)
-
-        loader.exec_module = exec_module
-        return spec
-
-
-def _name_process(name: str, authkey: bytes) -> None:
-    known = sys.modules.get("multiprocessing.process")
-    if known is not None:
-        _identify(known.current_process(), name, authkey)
-    else:
-        sys.meta_path.insert(0, _Namer(name, authkey))
-
-
-def _identify(process: Any, name: str, authkey: bytes) -> None:
-    process.name = name
-    if authkey:
-        process.authkey = authkey
 
 
 def apply_setup(setup: dict[str, Any]) -> None:
@@ -85,7 +44,7 @@ def apply_setup(setup: dict[str, Any]) -> None:
         prepare, arguments = loads(setup["prepare"])
         prepare(*arguments)
     if setup.get("name"):
-        _name_process(setup["name"], setup.get("authkey", b""))
+        name_process(setup["name"], setup.get("authkey", b""))
     if setup.get("initializer"):
         initializer = loads(setup["initializer"])
         initializer(*(loads(setup["initargs"]) if setup.get("initargs") else ()))

@@ -1,0 +1,254 @@
+"""Connections by address, through the broker: what reaches the broker reaches any listener, whatever its host.
+
+    listener = Listener()                                       # in one process
+    connection = listener.accept()
+
+    connection = Client(listener.address, authkey=key)          # in any other
+
+A listener holds a pipe, and its address is the name of that. A client makes a pipe of its own, and puts what the other
+end of it is known by into the listener's. That is no pickle: both ends prove that they know the key before anything is
+unpickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import OrderedDict
+from contextlib import suppress
+from functools import partial
+from typing import Any, Self
+
+from multihost.connection import Connection, Pipe, _land, answer_challenge, deliver_challenge
+from multihost.janitor import later, within_loop
+from multihost.sharing import get_sharing
+from multihost_common import messages as m
+from multihost_common import shipments
+
+#: What an address begins with.
+PREFIX = "multihost:"
+
+#: Seconds after which a client looks whether the listener is still there.
+PATIENCE = 1.0
+
+#: Connections that are kept for the next who asks for one: of one listener, and listeners.
+MOST_IDLE = 2
+MOST_LISTENERS = 16
+
+#: Requests after which a connection is another one's: of proxies to their managers' servers.
+_LAST_REQUESTS = frozenset({"accept_connection", "shutdown"})
+#: Requests whose answers nobody looks at.
+_COUNTS = frozenset({"incref", "decref"})
+
+
+def is_address(address: object) -> bool:
+    """Whether this is the address of a :class:`Listener`."""
+    return isinstance(address, str) and address.startswith(PREFIX)
+
+
+class Listener:
+    """Accepts connections of those who know its address. ``address`` must be None: it is made, not chosen."""
+
+    def __init__(self, address: object = None, family: object = None, backlog: int = 1) -> None:
+        if address is not None:
+            raise ValueError(f"{address!r}: the address of a listener at the broker cannot be chosen")
+        # Both ends are kept, or it would be at its end when a client leaves.
+        self._inner, self._outer = Pipe()
+        self.address = PREFIX + self._inner._name.hex()
+
+    def accept(self) -> Connection:
+        """Wait for the next connection. Nothing is known of who made it. Raises EOFError once that is over."""
+        data = self._inner.recv_bytes()
+        made = _land(data[: m.OBJECT], 1, True, True, data[m.OBJECT :])
+        # This is the only handle of its side.
+        made._shipped = False
+        return made
+
+    def close(self) -> None:
+        """Nobody is accepted any more."""
+        self._inner.close()
+        self._outer.close()
+
+
+def connect(address: str, authkey: bytes) -> Connection:
+    """A connection to the listener at this address, both sides known to have the same key.
+
+    Raises ConnectionRefusedError if there is none, AuthenticationError if it has another key, EOFError if it ends
+    meanwhile.
+    """
+    try:
+        name = bytes.fromhex(address.removeprefix(PREFIX))
+    except ValueError:
+        name = b""
+    if len(name) != m.OBJECT:
+        raise ValueError(f"{address!r} is no address of a listener")
+    door = _land(name, 1, True, True, b"")
+    try:
+        made = _knock(door, address)
+    finally:
+        door.close()
+    try:
+        answer_challenge(made, authkey)
+        deliver_challenge(made, authkey)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _knock(door: Connection, address: str) -> Connection:
+    here, there = Pipe()
+    with shipments.collected() as promises:
+        _, (name, *_, ticket) = there.__reduce__()
+    there.close()
+    try:
+        door.send_bytes(name + ticket)
+        # Who listens speaks first.
+        while not here.poll(PATIENCE):
+            if door.poll():
+                raise EOFError
+    except (EOFError, BrokenPipeError):
+        shipments.void(promises)
+        here.close()
+        raise ConnectionRefusedError(
+            errno.ECONNREFUSED, f"{os.strerror(errno.ECONNREFUSED)}: nobody listens at {address}"
+        ) from None
+    except BaseException:
+        here.close()
+        raise
+    return here
+
+
+# -- connections that are kept -----------------------------------------------------------------------------
+
+
+class _Line:
+    """A connection that is kept for the next one who asks, once its user lets go of it."""
+
+    def __init__(self, address: str, authkey: bytes) -> None:
+        self._key = address, authkey
+        self._connection: Connection | None = _idle.take(address, authkey) or connect(address, authkey)
+        self._unanswered = 0
+        self._last = False
+
+    def send(self, request: tuple[Any, ...]) -> None:
+        """Send a request of a proxy."""
+        self._unanswered += 1
+        self._last = self._last or request[1] in _LAST_REQUESTS
+        self._open().send(request)
+
+    def recv(self) -> Any:
+        """Its answer."""
+        answer = self._open().recv()
+        self._unanswered -= 1
+        return answer
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            raise OSError("handle is closed")
+        return self._connection
+
+    def close(self) -> None:
+        """Nobody uses it any more."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._last or self._unanswered or not _idle.keep(*self._key, connection):
+            connection.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_connection", None) is not None:
+            self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+
+class _Later:
+    """In place of a connection where waiting is not possible. How many proxies there are is told soon."""
+
+    def __init__(self, address: str, authkey: bytes) -> None:
+        self._key = address, authkey
+
+    def send(self, request: tuple[Any, ...]) -> None:
+        """Have the request made soon, after those before it."""
+        if request[1] not in _COUNTS:
+            raise RuntimeError("a manager cannot be asked anything while a result is being unpickled")
+        later(partial(self._ask, request))
+
+    def _ask(self, request: tuple[Any, ...]) -> None:
+        line = _Line(*self._key)
+        line.send(request)
+        line.recv()
+        line.close()
+
+    def recv(self) -> Any:
+        """The answer that it will have."""
+        return "#RETURN", None
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class _Idle:
+    """Connections that nobody uses just now. It takes no lock, as the garbage collector may come at any moment."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, bytes], list[Connection]] = OrderedDict()
+
+    def take(self, address: str, authkey: bytes) -> Connection | None:
+        """One that is kept, if any."""
+        # IndexError: another thread has taken it.
+        with suppress(KeyError, IndexError):
+            kept = self._kept[address, authkey]
+            while True:
+                connection = kept.pop()
+                if connection._sharing is get_sharing():
+                    return connection
+        return None
+
+    def keep(self, address: str, authkey: bytes, connection: Connection) -> bool:
+        """Keep one. False: there are enough."""
+        kept = self._kept.setdefault((address, authkey), [])
+        if len(kept) >= MOST_IDLE:
+            return False
+        kept.append(connection)
+        while len(self._kept) > MOST_LISTENERS:
+            with suppress(KeyError):
+                self._kept.popitem(last=False)
+        return True
+
+    def forget(self, address: str) -> None:
+        """There is no such listener any more."""
+        for key in list(self._kept):
+            if key[0] == address:
+                for connection in self._kept.pop(key, ()):
+                    connection.close()
+
+
+def Client(address: str, family: object = None, authkey: bytes | None = None) -> _Line | _Later:  # noqa: N802
+    """A connection for the requests of proxies to the server of their manager; see :func:`connect`."""
+    if authkey is None:
+        raise TypeError("authkey should be a byte string")
+    if within_loop():
+        return _Later(address, authkey)
+    return _Line(address, bytes(authkey))
+
+
+def forget(address: str) -> None:
+    """There is no listener at this address any more."""
+    _idle.forget(address)
+
+
+def _after_fork() -> None:
+    global _idle
+    _idle = _Idle()
+
+
+_idle = _Idle()
+os.register_at_fork(after_in_child=_after_fork)
+
+__all__ = ["Client", "Listener", "connect", "forget", "is_address"]
