@@ -73,6 +73,10 @@ class Site:
     def give_back(self, party: int, first: int, count: int) -> None:
         self.ask(party, Queues.GIVE_BACK, first << Queues.WINDOW_BITS | count)
 
+    def maxsize_told(self) -> int:
+        """What who puts is told of the room."""
+        return self.answers[self.put(1, "a")].amount
+
     def withdraw(self, number: int) -> None:
         request = self.waiting.pop(number)
         self.queue.withdraw(request)
@@ -218,10 +222,33 @@ def test_what_a_consumer_has_early_fills_a_bounded_queue_until_it_is_taken() -> 
     assert site.status(waits) == m.GRANTED
 
 
-def test_a_bounded_queue_takes_one_item_at_a_time() -> None:
-    assert Site(maxsize=2).answers == {}
+def test_of_several_items_those_go_in_that_there_is_room_for() -> None:
     site = Site(maxsize=2)
-    assert site.status(site.put(1, "a", "b")) == m.FORBIDDEN
+    first, second = site.put(1, "a", "b", "c"), site.put(1, "d")
+    assert site.size() == 2
+    assert site.status(site.put(1, "e", now=True)) == m.BUSY
+    assert site.items(site.get(2)) == ["a"]
+    assert site.status(first) == m.GRANTED
+    assert site.status(second) is None
+    assert [site.items(site.get(2, taken=n)) for n in (1, 2, 3)] == [["b"], ["c"], ["d"]]
+
+
+def test_a_producer_that_dies_takes_along_what_there_was_no_room_for() -> None:
+    site = Site(maxsize=2)
+    site.put(1, "a", "b", "c")
+    late = site.put(3, "d")
+    site.depart(1)
+    assert [site.items(site.get(2, taken=n)) for n in range(3)] == [["a"], ["b"], ["d"]]
+    assert site.status(late) == m.GRANTED
+
+
+def test_producers_are_told_their_share_of_the_room() -> None:
+    site = Site(maxsize=10)
+    assert site.answers[site.put(1, "a")].amount == 9 * Queues.ROOM
+    assert site.answers[site.put(3, "b")].amount == 4 * Queues.ROOM
+    site.depart(1)
+    assert site.answers[site.put(3, "c")].amount == 7 * Queues.ROOM
+    assert Site().maxsize_told() == 0
 
 
 def test_who_puts_waits_while_memory_is_full(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,7 +469,6 @@ class Honest(RuleBasedStateMachine):
 
     @rule(party=st.integers(1, 3), count=st.integers(1, 6))
     def put(self, party: int, count: int) -> None:
-        count = 1 if self.maxsize else count
         items = [f"{party} {self.numbers + n}" for n in range(count)]
         self.numbers += count
         number = self.site.put(party, *items)
@@ -488,7 +514,7 @@ class Honest(RuleBasedStateMachine):
         queue = self.site.queue
         here = [item for run in queue.ready for item in _texts(run.frames())]
         early = [item for life in self.lives.values() for item in life.buffer]
-        waiting = [item for items in self.puts.values() for item in items]
+        waiting = [item for _, run in queue.putters for item in _texts(run.frames())]
         everywhere = here + early + waiting + self.used
         assert len(everywhere) == len(set(everywhere)) == self.numbers
         assert queue.count == len(here)

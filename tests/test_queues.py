@@ -16,7 +16,7 @@ import pytest
 from conftest import MakePool
 
 import multihost as mp
-from multihost import lines, queues
+from multihost import getting, lines, queue_items, queues
 from multihost.engine import BROKER_VARIABLE
 from multihost_common.shared import Queues
 
@@ -95,6 +95,30 @@ def test_a_full_queue_raises_full_and_takes_more_once_there_is_room() -> None:
     assert [q.get(timeout=LIMIT), q.get(timeout=LIMIT)] == [2, 3]
 
 
+def test_a_flood_into_a_small_queue_waits_for_room_and_keeps_its_order() -> None:
+    q, most = mp.Queue(10), list[int]()
+
+    def produce() -> None:
+        for n in range(2000):
+            q.put(NoPickle() if n == 1000 else n)
+        q.put(None)
+
+    q._line.onerror = lambda error, obj: most.append(-1)
+    producer = threading.Thread(target=produce)
+    producer.start()
+    got = []
+    while (n := q.get(timeout=LIMIT)) is not None:
+        got.append(n)
+        if n % 100 == 0:
+            answer = q._line.sharing.ask(q._name, Queues.SIZE)
+            assert answer is not None
+            most.append(answer.amount)
+    producer.join(LIMIT)
+    assert got == [n for n in range(2000) if n != 1000]
+    assert max(most) <= 10
+    assert most.count(-1) == 1
+
+
 def test_threads_share_a_queue_and_each_item_goes_to_one() -> None:
     q, got = mp.Queue(), list[int]()
 
@@ -165,7 +189,7 @@ def test_a_subclass_may_see_to_what_cannot_be_pickled() -> None:
 
 
 def test_an_item_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MAX_ITEM", 1000)
+    monkeypatch.setattr(queue_items, "MAX_ITEM", 1000)
     q = mp.Queue()
     with pytest.raises(ValueError, match="an item of 2000 bytes is too large for a queue"):
         q.put(bytes(2000))
@@ -421,7 +445,7 @@ def _produce(q: Any, count: int) -> None:
 def _take(q: Any, report: Any, count: int, go_on: Any = None) -> None:
     last = [q.get() for _ in range(count)][-1]
     while not q._line.quiet:
-        time.sleep(lines.REPORT)
+        time.sleep(getting.REPORT)
     report.put(last)
     if go_on is None:
         signal.pause()

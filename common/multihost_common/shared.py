@@ -17,8 +17,9 @@ class Queues:
     these numbers.
 
     ========= =============================================================================================
-    PUT       frames: one item or more (see :mod:`multihost_broker.objects.runs`). Waits for room; where ``maxsize``
-              bounds it, it brings one item. Answered with SHUT instead of 0 if the queue is shut down.
+    PUT       frames: one item or more (see :mod:`multihost_broker.objects.runs`). Waits for room, with those that there
+              is none for. Answered with SHUT if the queue is shut down, else, if it is bounded, with ROOM times
+              for how many more items this process may count on room for a moment.
     GET       ``amount``: at most so many items, ``| taken << WINDOW_BITS``. Waits for an item. Answered with the number
               of the first item and the frames of some; without frames if the queue is shut down and empty.
     SIZE      how many items there are; ``amount``: taken
@@ -34,7 +35,7 @@ class Queues:
     PUT, GET, SIZE, TASK_DONE, JOIN, SHUTDOWN, GIVE_BACK, LISTEN, TAKEN = range(16, 25)
 
     WINDOW_BITS = 16
-    SHUT = 1
+    SHUT, ROOM = 1, 2
 
 
 class Conditions:

@@ -14,7 +14,8 @@ from queue import Empty, Full
 from typing import Any, cast
 from weakref import WeakMethod
 
-from multihost.lines import Line, Piece, ShutDown, check_size, close_line, open_line, pack_one
+from multihost.lines import Line, close_line, open_line
+from multihost.queue_items import Piece, ShutDown, check_size, pack_one
 from multihost.sharing import get_sharing
 from multihost_common.blocks import Frame
 from multihost_common.shared import QUEUE, Queues
@@ -116,22 +117,9 @@ class Queue(_Named):
         if type(obj) in _SIZED:
             check_size(len(obj))
         if self._maxsize:
-            self._put_bounded(obj, block, timeout)
+            self._line.put_bounded(obj, block, timeout)
         else:
             self._line.put(obj)
-
-    def _put_bounded(self, obj: Any, block: bool, timeout: float | None) -> None:
-        line = self._line
-        try:
-            frames = pack_one(obj)
-        except Exception as error:  # noqa: BLE001
-            line.onerror(error, obj)
-            return
-        ask = line.sharing.ask(line.name, Queues.PUT, frames=frames, now=not block, timeout=timeout)
-        if ask is None:
-            raise Full
-        if ask.amount == Queues.SHUT:
-            raise ShutDown
 
     def put_nowait(self, obj: Any) -> None:
         """Put an item if there is room. Raises Full if there is none."""

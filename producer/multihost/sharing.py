@@ -67,6 +67,8 @@ class Sharing:
         #: Requests whose answers somebody waits for outside of the loop, in a selector: it has to go on meanwhile.
         self.attended = 0
         self._lock = threading.Lock()
+        #: Called before anything is said, for what has to be known by then.
+        self.before: Callable[[], None] | None = None
 
     @property
     def connected(self) -> bool:
@@ -114,6 +116,8 @@ class Sharing:
     ) -> Ask:
         """Ask, and do not wait."""
         self._engine._check_alive()
+        if self.before is not None:
+            self.before()
         with self._lock:
             self._numbers += 1
             ask = Ask(self._numbers, then)
@@ -174,6 +178,8 @@ class Sharing:
 
     def tell(self, name: bytes, op: int, amount: int = 0, frames: Sequence[Frame] = ()) -> None:
         """Say something that is not answered. It neither waits nor raises."""
+        if self.before is not None:
+            self.before()
         act = m.Act(0, name, op, amount, False, frames=frames)
         if self._engine.usable:
             self._engine._do(lambda: self._engine._send(act))

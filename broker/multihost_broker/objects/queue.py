@@ -12,6 +12,9 @@ from multihost_common.shared import QUEUE, Queues
 #: Bytes of items that are here before who puts more has to wait, also in a queue that is not bounded.
 ROOM = 256 << 20
 
+#: Room for items where nothing bounds it.
+UNBOUNDED = 1 << 62
+
 #: Bytes that one process gets at once, if that is more than an item.
 BATCH = 1 << 20
 
@@ -91,7 +94,9 @@ class Queue(Machine):
         #: Those of them that can be told to give back what they have.
         self.listeners: dict[Party, Consumer] = {}
         self.getters: deque[Request] = deque()
-        self.putters: deque[Request] = deque()
+        #: Those that wait for room, with what of theirs is not here yet.
+        self.putters: deque[tuple[Request, Run]] = deque()
+        self.producers: set[Party] = set()
         self.joiners: deque[Request] = deque()
         #: Items put for which nobody has said TASK_DONE.
         self.unfinished = 0
@@ -136,31 +141,39 @@ class Queue(Machine):
         except ValueError as error:
             request.refuse(str(error))
             return
-        if self.maxsize and count > 1:
-            request.refuse("a bounded queue takes one item at a time")
-        elif self.shut:
+        if self.shut:
             request.done(Queues.SHUT)
-        elif not self.putters and self._room():
-            self._take_in(request)
-            self._settle()
-        elif request.now:
-            request.busy()
-        else:
-            request.waits = True
-            self.putters.append(request)
-
-    def _room(self) -> bool:
-        return self.bytes < ROOM and (not self.maxsize or self.items() < self.maxsize)
-
-    def _take_in(self, request: Request) -> None:
-        count = len(request.frames[0]) // 4
+            return
+        self.producers.add(request.party)
         run = Run(request.frames, count, self._serial)
         self._serial += count
-        self.ready.append(run)
-        self.count += count
-        self.bytes += run.size
-        self.unfinished += count
-        request.done()
+        if request.now and (self.putters or self._room() < count):
+            request.busy()
+        elif self.putters or not self._take_in(request, run):
+            request.waits = True
+            self.putters.append((request, run))
+        self._settle()
+
+    def _room(self) -> int:
+        """For how many items there is room."""
+        if self.bytes >= ROOM:
+            return 0
+        return max(0, self.maxsize - self.items()) if self.maxsize else UNBOUNDED
+
+    def _take_in(self, request: Request, run: Run) -> bool:
+        """Take as many of these items as there is room for. True: that is all of them, and who puts them is told."""
+        room = self._room()
+        if not room:
+            return False
+        part = run if len(run) <= room else run.cut(room)
+        self.ready.append(part)
+        self.count += len(part)
+        self.bytes += part.size
+        self.unfinished += len(part)
+        if part is run:
+            room = (self._room() if self.maxsize else 0) // len(self.producers)
+            request.done(room * Queues.ROOM)
+        return part is run
 
     # -- getting -------------------------------------------------------------------------------------
 
@@ -319,12 +332,14 @@ class Queue(Machine):
         """Nobody waits for the answer any more."""
         if request.op == Queues.LISTEN:
             self.listeners.pop(request.party).listen = None
+        elif request.op == Queues.PUT:
+            self.putters = deque(each for each in self.putters if each[0] is not request)
         else:
-            which = {Queues.GET: self.getters, Queues.PUT: self.putters, Queues.JOIN: self.joiners}
-            which[request.op].remove(request)
+            (self.getters if request.op == Queues.GET else self.joiners).remove(request)
 
     def depart(self, party: Party) -> None:
         """What the process had early, and did not take, is for others."""
+        self.producers.discard(party)
         consumer = self.consumers.pop(party, None)
         if consumer is not None:
             self._restore(list(consumer.early))
@@ -340,7 +355,8 @@ class Queue(Machine):
                 self._hand(request, self.consumers[request.party])
             if not self.putters or self.shut or not self._room():
                 break
-            self._take_in(self.putters.popleft())
+            if self._take_in(*self.putters[0]):
+                self.putters.popleft()
         if self.shut:
             self._end()
         if self.getters and self.listeners:
@@ -351,7 +367,7 @@ class Queue(Machine):
 
     def _end(self) -> None:
         while self.putters:
-            self.putters.popleft().done(Queues.SHUT)
+            self.putters.popleft()[0].done(Queues.SHUT)
         if not self.items():
             while self.getters:
                 self.getters.popleft().done()
