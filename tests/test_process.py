@@ -16,6 +16,7 @@ from scripts import environment, script, write
 from sites import Site
 
 import multihost as mp
+from multihost.pool import Pool
 from multihost.process import Process
 
 #: Seconds after which a process that should have ended has not.
@@ -35,8 +36,9 @@ def send_self(number: int) -> None:
     time.sleep(LIMIT)
 
 
-def be_named(name: str) -> None:
+def be_named(name: str, authkey: bytes) -> None:
     process, parent = mp.current_process(), mp.parent_process()
+    assert process.authkey == authkey
     assert process.name == name
     assert process.daemon
     assert process.pid == os.getpid()
@@ -87,7 +89,8 @@ def test_the_exit_code_tells_how_it_ended(
 
 
 def test_a_process_knows_who_it_is(address: str) -> None:
-    process = started(address, be_named, "somebody", name="somebody", daemon=True)
+    key = bytes(mp.current_process().authkey)
+    process = started(address, be_named, "somebody", key, name="somebody", daemon=True)
     assert process in mp.active_children()
     process.join(LIMIT)
     assert process.exitcode == 11
@@ -167,6 +170,44 @@ def test_processes_start_processes(address: str) -> None:
     assert process.exitcode == 3
 
 
+def start_one() -> int | None:
+    process = mp.Process(target=leave, args=(6,))
+    process.start()
+    process.join(LIMIT)
+    return process.exitcode
+
+
+def test_tasks_of_a_pool_start_processes(make_pool: Callable[..., Pool]) -> None:
+    assert make_pool(1).apply(start_one) == 6
+
+
+def in_a_fork(process: Process) -> str:
+    """What a forked process is told about a process of this one's."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            process.join()
+        except AssertionError as error:
+            os.write(writer, f"{error}; {process!r}; {mp.active_children()}".encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    with open(reader) as told:
+        os.close(writer)
+        return told.read()
+
+
+@pytest.mark.local
+def test_a_forked_process_has_no_such_children(address: str) -> None:
+    process = started(address, time.sleep, 60)
+    shown = f"<Process name={process.name!r} pid={process.pid} parent={os.getpid()} unknown>"
+    assert in_a_fork(process) == f"can only join a child process; {shown}; []"
+    assert process.is_alive()
+    process.kill()
+    process.join(LIMIT)
+
+
 def tell_of_parent(path: str) -> None:
     parent = mp.parent_process()
     assert parent is not None
@@ -235,7 +276,7 @@ SCRIPT = """
         FACTOR = 3
         leaver = Leaver(name="leaver")
         leaver.extra = 4
-        also = mp.Process(target=lambda: sys.exit(FACTOR))
+        also = mp.Process(target=lambda: sys.exit(print("hello") or FACTOR))
         leaver.start(), also.start()
         leaver.join(), also.join()
         print(leaver.exitcode, also.exitcode)
@@ -248,7 +289,8 @@ def test_a_script_joins_its_processes_at_its_end_and_ends_daemons(address: str, 
     path = tmp_path / "told"
     settings = {"MULTIHOST_BROKER": address, "MULTIHOST_KEYS": os.environ.get("MULTIHOST_KEYS", "")}
     out = script(tmp_path, SCRIPT, str(path), env=settings if address else None)
-    assert out == "34 3\n"
+    # What a process has printed is there when it is joined.
+    assert out == "hello\n34 3\n"
     assert path.read_text() == "joined"
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from multihost_broker import core as broker
 from multihost_broker import events as be
+from multihost_broker import processes
 from multihost_common import messages as m
 from multihost_common.blobs import digest_of
 from multihost_worker import core as agent
@@ -97,6 +98,15 @@ def test_a_process_waits_for_its_content(office: Office) -> None:
     assert office.told("host", m.Launch) == []
     office.hear("script", m.PRODUCER, m.Blob(DIGEST, (SETUP,)))
     assert [type(each) for each in office.told("host", m.Blob, m.Launch)] == [m.Blob, m.Launch]
+
+
+def test_what_waits_for_a_worker_is_bounded(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "MOST_WAITING", 10)
+    office.launch(1)
+    office.launch(2)
+    (exited,) = office.told("script", m.Exited)
+    assert isinstance(exited, m.Exited)
+    assert (exited.process, exited.exitcode) == (2, 1)
 
 
 def test_its_owner_is_told_under_its_own_number(office: Office) -> None:

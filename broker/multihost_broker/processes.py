@@ -16,6 +16,9 @@ from multihost_broker.ledger import Ledger
 from multihost_broker.sessions import NUMBER, UNLIMITED, Session
 from multihost_common import messages as m
 
+#: Bytes of what those run that wait for a worker; one more ends before it begins.
+MOST_WAITING = 1 << 30
+
 #: What a process that was lost with its host ended by, as far as anybody can tell.
 SIGKILL = 9
 
@@ -23,12 +26,25 @@ SIGKILL = 9
 class Process:
     """One process. Its number is its session's and its own, as those of pools are."""
 
-    __slots__ = ("doubtful", "host", "launch", "number", "orphan", "owner", "pid", "signals", "worker")
+    __slots__ = (
+        "doubtful",
+        "host",
+        "launch",
+        "number",
+        "orphan",
+        "owner",
+        "pid",
+        "signals",
+        "size",
+        "worker",
+    )
 
     def __init__(self, owner: Session, launch: m.Launch) -> None:
         self.number = owner.number << 32 | launch.process
         self.owner = owner
         self.launch = launch
+        #: Bytes of what it runs.
+        self.size = sum(map(len, launch.frames))
         launch.process = self.number
         #: Whoever started it has gone, and somebody else owns it now, who does not know it.
         self.orphan = False
@@ -55,6 +71,7 @@ class Processes:
         self.by_number: dict[int, Process] = {}
         #: Those that no worker has yet, in the order in which they came.
         self._waiting: dict[int, Process] = {}
+        self._waiting_bytes = 0
         #: Session -> its processes: those that it has started, and those that it runs.
         self._owned: dict[int, dict[int, Process]] = {}
         self._run: dict[int, dict[int, Process]] = {}
@@ -83,7 +100,12 @@ class Processes:
             self._tell_launched(known)
             return
         process = Process(owner, launch)
+        if self._waiting and self._waiting_bytes + process.size > MOST_WAITING:
+            text = f"{MOST_WAITING >> 20} MiB of processes wait for a worker already"
+            self._ledger.tell(owner, m.Exited(process.number & NUMBER, "", 1, text))
+            return
         self.by_number[process.number] = self._waiting[process.number] = process
+        self._waiting_bytes += process.size
         self._owned.setdefault(owner.number, {})[process.number] = process
         for digest in (launch.setup, launch.code):
             self._ledger.blobs.use(digest)
@@ -117,9 +139,7 @@ class Processes:
         said = None if worker is None else self._strays[number].pop(process.number, None)
         if worker is not None and said is not None and process.worker is None:
             process.doubtful = False
-            self._waiting.pop(process.number, None)
-            process.worker = worker
-            self._run.setdefault(number, {})[process.number] = process
+            self._assign(process, worker)
             for signal in process.signals:
                 self._ledger.tell(worker, m.Signal(process.number, signal))
             self._hear(worker, said)
@@ -137,11 +157,18 @@ class Processes:
         worker = None if scheduler.missing(launch.setup, launch.code) else self._least_loaded()
         if worker is None:
             return
-        del self._waiting[process.number]
-        process.worker = worker
-        self._run.setdefault(worker.number, {})[process.number] = process
+        self._assign(process, worker)
         scheduler.give_blobs(worker, (launch.setup, launch.code))
         self._ledger.tell(worker, launch)
+
+    def _assign(self, process: Process, worker: Session) -> None:
+        self._unwait(process)
+        process.worker = worker
+        self._run.setdefault(worker.number, {})[process.number] = process
+
+    def _unwait(self, process: Process) -> None:
+        if self._waiting.pop(process.number, None) is not None:
+            self._waiting_bytes -= process.size
 
     def _least_loaded(self) -> Session | None:
         scheduler = self._ledger.scheduler
@@ -210,7 +237,7 @@ class Processes:
     def _forget(self, process: Process) -> None:
         number = process.number
         del self.by_number[number]
-        self._waiting.pop(number, None)
+        self._unwait(process)
         self._drop(self._owned, process.owner, number)
         if process.worker is not None:
             self._drop(self._run, process.worker, number)

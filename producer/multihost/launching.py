@@ -59,7 +59,8 @@ class Launch:
         self.signal = 0
         #: Why it could not run, or was lost.
         self.text = ""
-        self._pipe = threading.Lock()
+        # Reentrant: the garbage collector may close it in the middle of anything.
+        self._pipe = threading.RLock()
         self._reader = self._writer = -1
 
     def message(self) -> m.Launch:
