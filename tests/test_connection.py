@@ -6,11 +6,10 @@ import array
 import pickle
 import selectors
 import socket
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import connection as standard
-from multiprocessing import process, resource_sharer
+from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ import multihost
 from multihost.connection import BufferTooShort, Client, Connection, Listener, Pipe, wait
 from multihost.engine import BROKER_VARIABLE
 from multihost.process import Process
+from multihost_common import shipments
 
 #: Seconds after which a test is wrong to wait still.
 SOON = 20.0
@@ -120,16 +120,24 @@ def test_a_one_way_pipe_goes_one_way(pipe: MakePipe) -> None:
             act()
 
 
-def test_a_message_of_64_mib_arrives_and_one_of_more_than_256_is_refused(pipe: MakePipe) -> None:
+def test_a_message_of_64_mib_arrives(pipe: MakePipe) -> None:
     a, b = pipe()
     large = bytes(range(256)) * (64 << 12)
     thread = aside(lambda: a.send_bytes(large))
     assert b.recv_bytes() == large
     thread.join(SOON)
-    with pytest.raises(ValueError, match="256 MiB"):
-        a.send_bytes(bytes((256 << 20) + 1))
-    a.send("still there")
-    assert b.recv() == "still there"
+
+
+def test_a_message_that_is_too_large_for_a_broker_is_refused(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BROKER_VARIABLE, cluster)
+    a, b = Pipe()
+    with a, b:
+        with pytest.raises(ValueError, match="256 MiB"):
+            a.send_bytes(bytes((256 << 20) + 1))
+        a.send("still there")
+        assert b.recv() == "still there"
 
 
 def test_many_messages_in_a_row_arrive_in_order(pipe: MakePipe) -> None:
@@ -469,10 +477,10 @@ def test_listener_and_client_are_the_standard_librarys() -> None:
             assert wait(accepted, SOON) == accepted
             assert accepted[0].recv() == "hello"
             accepted[0].close()
-    assert multihost.connection.Listener is Listener
+    assert multihost.connection.Listener is standard.Listener
 
 
-def test_a_connection_of_a_descriptor_is_the_standard_librarys() -> None:
+def test_a_connection_of_a_descriptor_is_one_of_the_system() -> None:
     one, other = socket.socketpair()
     with Connection(one.detach()) as a, Connection(other.detach()) as b:
         a.send("x")
@@ -480,15 +488,46 @@ def test_a_connection_of_a_descriptor_is_the_standard_librarys() -> None:
         assert isinstance(a, standard.Connection)
 
 
-def test_a_connection_of_a_descriptor_stays_on_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = standard.Pipe()
-    with tempfile.TemporaryDirectory() as folder, a, b:
-        monkeypatch.setitem(process.current_process()._config, "tempdir", folder)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("make", [standard.Pipe, Pipe])
+def test_a_connection_of_a_descriptor_is_handed_over_once(make: Callable[..., Any]) -> None:
+    a, b = make()
+    with a, b:
         data = pickle.dumps(a)
         with pickle.loads(data) as copy:
+            assert type(copy) is type(a)
             copy.send("x")
             assert b.recv() == "x"
-        monkeypatch.setattr("platform.node", lambda: "elsewhere")
-        with pytest.raises(OSError, match=r"cannot be used on elsewhere.*multihost\.Pipe"):
+        with pytest.raises(OSError, match=r"another host.*multihost\.Pipe"):
             pickle.loads(data)
-        resource_sharer.stop(timeout=SOON)
+
+
+def test_what_is_for_many_processes_is_on_offer_until_it_is_taken_back() -> None:
+    a, b = Pipe()
+    with shipments.collected(lasting=True) as promises:
+        data = pickle.dumps(a)
+    a.close()
+    for _ in range(3):
+        pickle.loads(data).close()
+    assert not b.poll(0.05)
+    shipments.void(promises)
+    with b, pytest.raises(EOFError):
+        b.recv()
+
+
+def greet(connection: Connection) -> None:
+    connection.send("ready")
+
+
+def test_every_process_of_a_pool_gets_the_connections_of_its_initializer(
+    pipe: MakePipe, make_pool: Callable[..., multihost.Pool]
+) -> None:
+    r, w = pipe(duplex=False)
+    with make_pool(3, greet, (w,)) as pool:
+        pool.map(abs, range(3), chunksize=1)
+        assert r.recv() == "ready"
+        w.close()
+        pool.terminate()
+        pool.join()
+    with pytest.raises(EOFError):
+        while True:
+            assert r.recv() == "ready"

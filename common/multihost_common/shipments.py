@@ -29,17 +29,21 @@ class _Noted(threading.local):
         self.count = 0
         self.recent: deque[Void] = deque(maxlen=RECENT)
         self.collections: list[list[Void]] = []
+        #: How many of these last.
+        self.lasting = 0
 
 
 _noted = _Noted()
 
 
-def note(void: Void) -> None:
-    """Something was pickled that others rely on to arrive; ``void`` takes that back."""
+def note(void: Void) -> bool:
+    """Something was pickled that others rely on to arrive; ``void`` takes that back. True: it may be unpickled by several
+    until that is called."""
     _noted.count += 1
     _noted.recent.append(void)
     for each in _noted.collections:
         each.append(void)
+    return _noted.lasting > 0
 
 
 def mark() -> int:
@@ -54,13 +58,15 @@ def void_since(marked: int) -> None:
 
 
 @contextmanager
-def collected() -> Iterator[list[Void]]:
-    """All that this thread pickles meanwhile."""
+def collected(lasting: bool = False) -> Iterator[list[Void]]:
+    """All that this thread pickles meanwhile. ``lasting``: for any number of processes."""
     promises: list[Void] = []
     _noted.collections.append(promises)
+    _noted.lasting += lasting
     try:
         yield promises
     finally:
+        _noted.lasting -= lasting
         # By identity: two empty lists are equal.
         _noted.collections[:] = [each for each in _noted.collections if each is not promises]
 

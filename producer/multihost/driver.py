@@ -17,6 +17,7 @@ from multihost.launching import Launching
 from multihost.loop import Loop
 from multihost.sharing import Sharing
 from multihost_common import messages as m
+from multihost_common import shipments
 from multihost_common.blobs import digest_of
 from multihost_common.errors import MultihostError, NoWorkersError, RemoteError
 from multihost_common.tables import unpack_rows
@@ -54,6 +55,7 @@ class Driver(Loop):
         self._limits: dict[int, int] = {}
         self._closed_pools: dict[int, Completion] = {}
         self._blobs: dict[int, dict[bytes, bytes]] = {}
+        self._promises: dict[int, list[shipments.Void]] = {}
         #: Pools whose children may not have ended yet: how each was opened, and closed (``kill``).
         self._opened: dict[int, m.OpenPool] = {}
         self._closing_pools: dict[int, bool] = {}
@@ -90,6 +92,7 @@ class Driver(Loop):
         )
         self._limits[number] = opened.limit
         self._closed_pools[number] = Completion()
+        self._promises[number] = spec.promises
 
         def send() -> None:
             # Not before: who leads may be stating all pools anew just now, and would open it twice.
@@ -275,6 +278,7 @@ class Driver(Loop):
         if completion is not None:
             completion.done = True
         self._blobs.pop(pool, None)
+        shipments.void(self._promises.pop(pool, []))
         self._opened.pop(pool, None)
         self._closing_pools.pop(pool, None)
 

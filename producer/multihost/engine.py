@@ -23,7 +23,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class PoolSpec:
     ``name``, ``initializer`` (a pickled function, b"" for none) and ``initargs`` (a pickled tuple).
     ``code``: a bundle of the user's modules, or b"". ``start_timeout``: :meth:`Engine.open_pool`
     raises NoWorkersError when there is no worker by then (None: it does not wait at all).
+    ``promises``: what is taken back when the pool's children have ended, see :mod:`multihost_common.shipments`.
     """
 
     limit: int = 0
@@ -64,6 +65,7 @@ class PoolSpec:
     eager: bool = False
     name: str = ""
     start_timeout: float | None = None
+    promises: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Job(Protocol):
@@ -118,6 +120,9 @@ class Engine(Protocol):
 
     #: Slots there are (at least 1 on the local engine; on a cluster 0 while no worker is there).
     capacity: int
+
+    #: All its processes are of this machine.
+    local: bool
 
     @property
     def usable(self) -> bool:
@@ -174,6 +179,12 @@ def resolve_address(address: str | None) -> str:
     if address is None:
         address = THROUGH_AGENT if _serving() is not None else os.environ.get(BROKER_VARIABLE, "")
     return "" if address == "local" else address
+
+
+def all_here(address: str | None = None) -> bool:
+    """Do all processes that work for this one, at this address, run on this machine?"""
+    address = resolve_address(address)
+    return address == "" or (address == THROUGH_AGENT and get_engine().local)
 
 
 def get_engine(address: str | None = None) -> Engine:

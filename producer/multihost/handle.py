@@ -21,6 +21,7 @@ from multihost.jobs import MapJob, Options, Task
 from multihost.reduction import cacheable, dump_function, dump_item, renew
 from multihost.sources import Items, Receiver, Sink, Source
 from multihost.streams import StreamJob
+from multihost_common import shipments
 from multihost_common.blobs import digest_of
 from multihost_common.inherit import describe
 from multihost_common.messages import CALL_APPLY, SECONDS, U32
@@ -70,14 +71,17 @@ class PoolHandle:
         # Reentrant: the garbage collector may close a pool in the middle of it.
         self._opening = threading.RLock()
         self.initializer = initializer
+        with shipments.collected(lasting=True) as promises:
+            setup = self._setup(initializer, tuple(initargs), name)
         self.spec = PoolSpec(
             self.limit,
-            self._setup(initializer, tuple(initargs), name),
+            setup,
             self._code(initializer),
             max_tasks or 0,
             self.local,
             name,
             start_timeout,
+            promises,
         )
         self.number = self.engine.open_pool(self.spec)
 
@@ -105,7 +109,9 @@ class PoolHandle:
         kept = about is None and cacheable(function)
         known = self._tasks.get(function) if kept else None
         if known is None:
-            content = dump_function(function)
+            with shipments.collected(lasting=True) as promises:
+                content = dump_function(function)
+            self.spec.promises += promises
             code = self._code(about or function, content)
             name = getattr(function, "__qualname__", type(function).__qualname__)
             known = Task(content, digest_of(content), code, digest_of(code) if code else b"", style, name)

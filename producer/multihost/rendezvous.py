@@ -19,7 +19,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
-from multihost.connection import Connection, Pipe, _land, answer_challenge, deliver_challenge
+from multihost.brokered import BrokeredConnection as Connection
+from multihost.brokered import land, pipe
+from multihost.connection import answer_challenge, deliver_challenge
 from multihost.janitor import later, within_loop
 from multihost.sharing import get_sharing
 from multihost_common import messages as m
@@ -53,13 +55,13 @@ class Listener:
         if address is not None:
             raise ValueError(f"{address!r}: the address of a listener at the broker cannot be chosen")
         # Both ends are kept, or it would be at its end when a client leaves.
-        self._inner, self._outer = Pipe()
+        self._inner, self._outer = pipe()
         self.address = PREFIX + self._inner._name.hex()
 
     def accept(self) -> Connection:
         """Wait for the next connection. Nothing is known of who made it. Raises EOFError once that is over."""
         data = self._inner.recv_bytes()
-        made = _land(data[: m.OBJECT], 1, True, True, data[m.OBJECT :])
+        made = land(data[: m.OBJECT], 1, True, True, data[m.OBJECT :])
         # This is the only handle of its side.
         made._shipped = False
         return made
@@ -82,7 +84,7 @@ def connect(address: str, authkey: bytes) -> Connection:
         name = b""
     if len(name) != m.OBJECT:
         raise ValueError(f"{address!r} is no address of a listener")
-    door = _land(name, 1, True, True, b"")
+    door = land(name, 1, True, True, b"")
     try:
         made = _knock(door, address)
     finally:
@@ -97,7 +99,7 @@ def connect(address: str, authkey: bytes) -> Connection:
 
 
 def _knock(door: Connection, address: str) -> Connection:
-    here, there = Pipe()
+    here, there = pipe()
     with shipments.collected() as promises:
         _, (name, *_, ticket) = there.__reduce__()
     there.close()
