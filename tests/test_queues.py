@@ -158,6 +158,9 @@ def test_after_close_a_queue_says_that_it_is_closed() -> None:
             q.put(1)
         with pytest.raises(ValueError, match="is closed"):
             q.get()
+        with pytest.raises(OSError, match="is closed"):
+            q.empty()
+        assert q.qsize() == 1
     simple = mp.SimpleQueue()
     simple.close()
     with pytest.raises(OSError, match="closed"):

@@ -59,6 +59,12 @@ class Line(Getting, Putting):
 
     # -- the end -------------------------------------------------------------------------------------
 
+    def rest(self) -> None:
+        """This process gets nothing for now."""
+        if self._sharing is not None:
+            self.report()
+            self.give_back()
+
     def retire(self) -> None:
         """No Queue object of this process means it any more. Neither waits nor raises."""
         if self.buffer or self._packing or any(not ask.done for ask in list(self._outstanding)):

@@ -72,6 +72,11 @@ class Putting(Base):
         seldom, self._put_at = now - self._put_at > SELDOM, now
         self._leave_to_feeder(obj, seldom)
 
+    @property
+    def has_put(self) -> bool:
+        """Has this process put anything?"""
+        return self._put_at > 0.0
+
     def _check(self) -> None:
         if self.shut:
             raise ShutDown
@@ -152,6 +157,7 @@ class Putting(Base):
     def post(self, frames: Sequence[Frame]) -> None:
         """Send an item, waiting only while several are on their way."""
         with self._feeding:
+            self._put_at = time.monotonic()
             self._make_way()
             self._check()
             self._begin_put(frames)

@@ -54,9 +54,9 @@ class _Named:
         self._open()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            self._closed = True
-            close_line(self._line)
+        line = self.__dict__.pop("_line", None)
+        if line is not None:
+            close_line(line)
 
     def _get(self, block: bool, timeout: float | None) -> Any:
         line = self._line
@@ -70,8 +70,19 @@ class _Named:
         return _loads(piece) if type(piece) is bytes else _load(piece)
 
     def empty(self) -> bool:
-        """Is there no item? Another process may have put one by now."""
+        """Is there no item? Another process may have put one by now.
+
+        Raises OSError after :meth:`close`, if this process had put some before."""
+        if self._closed and self._line.has_put:
+            raise OSError(f"{type(self).__name__} {self!r} is closed")
         return not self._line.items and not self._line.size()
+
+    def close(self) -> None:
+        """This process puts and gets nothing with this object any more; what it has put is sent, what it has got early goes
+        back."""
+        if not self._closed:
+            self._closed = True
+            self._line.rest()
 
     __class_getitem__: Any = classmethod(types.GenericAlias)
 
@@ -172,12 +183,6 @@ class Queue(_Named):
         line.sharing.ask(line.name, Queues.SHUTDOWN, int(immediate))
         line.shut = True
 
-    def close(self) -> None:
-        """This process uses this object no more; what it has put is sent."""
-        if not self._closed:
-            self._closed = True
-            close_line(self._line)
-
     def join_thread(self) -> None:
         """Wait until the broker has what this process has put. Only after :meth:`close`."""
         assert self._closed, f"Queue {self!r} not closed"
@@ -234,17 +239,6 @@ class SimpleQueue(_Named):
     def _check_open(self) -> None:
         if self._closed:
             raise OSError("handle is closed")
-
-    def empty(self) -> bool:
-        """Is there no item?"""
-        self._check_open()
-        return super().empty()
-
-    def close(self) -> None:
-        """This process uses this object no more."""
-        if not self._closed:
-            self._closed = True
-            close_line(self._line)
 
     @property
     def _reader(self) -> _End:
