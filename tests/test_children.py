@@ -348,7 +348,7 @@ def test_fields_of_the_setup(nurse: Nursery, tmp_path: Path) -> None:
         cwd=str(tmp_path),
         environ={"PATH": "/bin", "ONLY": "this"},
         argv=["script.py", "-v"],
-        name="PoolWorker-7",
+        name="PoolWorker",
         initializer=pickle.dumps(tasks.remember),
         initargs=pickle.dumps((1, "two")),
     )
@@ -357,7 +357,7 @@ def test_fields_of_the_setup(nurse: Nursery, tmp_path: Path) -> None:
         "cwd": str(tmp_path),
         "environ": {"PATH": "/bin", "ONLY": "this"},
         "argv": ["script.py", "-v"],
-        "name": "PoolWorker-7",
+        "name": "PoolWorker-1",
         "initialized": (1, "two"),
         "module": "found",
         "stdin": "",

@@ -19,8 +19,9 @@ _KEY_BYTES = 32
 class _Namer:
     """Names the process, and gives it a key, when multiprocessing is imported."""
 
-    def __init__(self, name: str, authkey: bytes) -> None:
+    def __init__(self, name: str, authkey: bytes, number: int) -> None:
         self.name = name
+        self.number = number
         self.authkey = authkey
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
@@ -37,24 +38,27 @@ class _Namer:
 
         def exec_module(module: Any) -> None:
             execute(module)
-            _identify(module.current_process(), self.name, self.authkey)
+            _identify(module.current_process(), self.name, self.authkey, self.number)
 
         loader.exec_module = exec_module
         return spec
 
 
-def name_process(name: str, authkey: bytes) -> None:
-    """This process has this name (empty: the one it has) and this key (empty likewise)."""
+def name_process(name: str, authkey: bytes, number: int = 0) -> None:
+    """This process has this name (empty: the one it has) and this key (empty likewise). ``number``: among those of
+    this name, which then is part of it."""
     known = sys.modules.get(_MODULE)
     if known is not None:
-        _identify(known.current_process(), name, authkey)
+        _identify(known.current_process(), name, authkey, number)
     else:
-        sys.meta_path.insert(0, _Namer(name, authkey))
+        sys.meta_path.insert(0, _Namer(name, authkey, number))
 
 
-def _identify(process: Any, name: str, authkey: bytes) -> None:
+def _identify(process: Any, name: str, authkey: bytes, number: int) -> None:
     if name:
-        process.name = name
+        process.name = f"{name}-{number}" if number else name
+    if number:
+        process._identity = (number,)
     if authkey:
         process.authkey = authkey
 

@@ -55,6 +55,7 @@ class PoolHandle:
         name: str,
         start_timeout: float | None = None,
         executor: bool = False,
+        child_name: str = "PoolWorker",
     ) -> None:
         #: Of the broker; empty: there is none.
         self.address = resolve_address(address)
@@ -72,7 +73,7 @@ class PoolHandle:
         self._opening = threading.RLock()
         self.initializer = initializer
         with shipments.collected(lasting=True) as promises:
-            setup = self._setup(initializer, tuple(initargs), name)
+            setup = self._setup(initializer, tuple(initargs), child_name)
         self.spec = PoolSpec(
             self.limit,
             setup,
@@ -278,6 +279,15 @@ class PoolHandle:
         for iterator in list(self._iterators):
             iterator.release()
         return self.engine.wait(self.engine.pool_closed(self.number), timeout)
+
+
+def process_name(context: Any) -> str:
+    """What the processes of a pool of this context (None: the one that applies) are named after."""
+    patching = sys.modules.get("multihost.patching")
+    if context is None and patching is not None:
+        context = patching.context_in_use()
+    name: str = getattr(getattr(context, "Process", None), "__name__", "Process")
+    return name
 
 
 def setup_of(

@@ -200,6 +200,11 @@ def _put(module: ModuleType, find: Callable[[str], Any]) -> None:
             face.__dict__[name] = value
 
 
+def context_in_use() -> Any:
+    """The context that applies where a script names none; None: nothing is installed."""
+    return _default().get_context() if _Settings.installed and "multiprocessing" in sys.modules else None
+
+
 def preparation() -> tuple[Callable[..., object], tuple[Any, ...]] | None:
     """What a child process has to call, with which arguments, to be as this process; None: nothing."""
     if not _Settings.installed:
@@ -208,4 +213,4 @@ def preparation() -> tuple[Callable[..., object], tuple[Any, ...]] | None:
     return install, (_Settings.processes, method)
 
 
-__all__ = ["INSIDERS", "Face", "install", "preparation"]
+__all__ = ["INSIDERS", "Face", "context_in_use", "install", "preparation"]

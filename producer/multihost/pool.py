@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, overload
 
 from multihost.failures import Raised
-from multihost.handle import PoolHandle, make_options
+from multihost.handle import PoolHandle, make_options, process_name
 from multihost.iterators import IMapIterator
 from multihost.jobs import Options
 from multihost.results import AsyncResult, MapResult
@@ -99,7 +99,14 @@ class Pool:
             raise TypeError("initializer must be a callable")
         self._options = make_options(timeout, retries, at_most_once)
         self._handle = PoolHandle(
-            processes, initializer, initargs, maxtasksperchild, address, type(self).__name__, start_timeout
+            processes,
+            initializer,
+            initargs,
+            maxtasksperchild,
+            address,
+            type(self).__name__,
+            start_timeout,
+            child_name=process_name(context).replace("Process", "PoolWorker"),
         )
         self._engine = self._handle.engine
         self._state = RUN

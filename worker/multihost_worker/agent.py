@@ -56,6 +56,9 @@ PULSE = 1.0
 #: Bytes of results on the disk at most while they cannot be sent, unless half of what is free there is less.
 SPOOL_BYTES = 4 << 30
 
+#: Numbers of the children of a pool that are one worker's.
+NUMBERS = 1000
+
 #: Messages taken before the children get their turn.
 BATCH = 200
 
@@ -238,6 +241,9 @@ class Agent:
         """The session is up."""
         log.info("registered with the broker at %s: %d slots", self.config.address, self.slots)
         self._pulse_at = 0.0
+        if welcome.fresh:
+            # So that children of several hosts are told apart by their numbers.
+            self._children.first_number = NUMBERS * max(0, welcome.workers - 1) + 1
         self._events.append(Connected(welcome.fresh))
         if self._ready is not None:
             self._ready(self)

@@ -24,8 +24,9 @@ def add_bundle(private_dir: str, code: Frame) -> None:
         sys.path.insert(1, path)
 
 
-def apply_setup(setup: dict[str, Any]) -> None:
-    """Become what the producer's processes look like, then run the pool's initializer."""
+def apply_setup(setup: dict[str, Any], number: int) -> None:
+    """Become what the producer's processes look like, then run the pool's initializer. ``number``: among the children
+    of the pool; 0: this is no pool's."""
     if setup.get("environ") is not None:
         os.environ.clear()
         os.environ.update(setup["environ"])
@@ -44,7 +45,7 @@ def apply_setup(setup: dict[str, Any]) -> None:
         prepare, arguments = loads(setup["prepare"])
         prepare(*arguments)
     if setup.get("name"):
-        name_process(setup["name"], setup.get("authkey", b""))
+        name_process(setup["name"], setup.get("authkey", b""), number)
     if setup.get("initializer"):
         initializer = loads(setup["initializer"])
         initializer(*(loads(setup["initargs"]) if setup.get("initargs") else ()))

@@ -119,13 +119,13 @@ class Child:
             self.settle()
         self.outbox.flush()
 
-    def _set_up(self, private_dir: str, segments: int, setup: Frame, code: Frame) -> bool:
+    def _set_up(self, private_dir: str, segments: int, number: int, setup: Frame, code: Frame) -> bool:
         self.link.segments.limit = segments
         try:
             if len(code):
                 add_bundle(private_dir, code)
             if len(setup):
-                apply_setup(loads(setup))
+                apply_setup(loads(setup), number)
         except BaseException as error:  # noqa: BLE001
             self.link.send(FAILED, (trace_text(error)[-8000:],))
             return False

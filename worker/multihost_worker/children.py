@@ -6,6 +6,7 @@ are ready and ``tick`` at the ``deadline``, and everything that has come becomes
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import signal
@@ -83,6 +84,8 @@ class Children:
         self._prompter = Prompter(clock)
         self._segments = Segments(dropped=self._dropped, limit=allotment(1))
         self._server = server or Server(env, preload)
+        #: Children are numbered from here on.
+        self.first_number = 1
         self._closed = False
         self._acts: dict[type, Callable[[Any], None]] = {
             e.StartChild: self._start_child,
@@ -228,7 +231,7 @@ class Children:
         for fd in (each.link.fd, *each.outputs):
             self._owners[fd] = each
             self._set(fd, READ)
-        self._send(each, SETUP, (where, limit), (action.setup, action.code))
+        self._send(each, SETUP, (where, limit, each.number), (action.setup, action.code))
 
     def _fork(self, action: e.StartChild, views: int) -> Ends:
         """Ask the forkserver for a process. Raises OSError with nothing left open."""
@@ -242,7 +245,13 @@ class Children:
         pairs.give_away()
         self._flushed_server()
         link = Link(pairs.sockets[0], self._segments, views, self._freed)
-        return Ends(action.child, action.pool, pairs, link, memory.oom_kills())
+        number = 0 if action.process else self._free_number(action.pool)
+        return Ends(action.child, action.pool, pairs, link, memory.oom_kills(), number)
+
+    def _free_number(self, pool: int) -> int:
+        """The smallest number that no child of this pool has. People count on them being small."""
+        taken = {each.number for each in self._children.values() if each.pool == pool}
+        return next(number for number in itertools.count(self.first_number) if number not in taken)
 
     def _code_dir(self, code: Any) -> str:
         if not len(code):

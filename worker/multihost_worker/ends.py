@@ -74,13 +74,15 @@ class Ends:
     """What the agent has of one child."""
 
     __slots__ = (
-        "book", "child", "killed", "lifeline", "link", "oom", "outputs", "pid", "pool", "printed", "tail",
+        "book", "child", "killed", "lifeline", "link", "number", "oom", "outputs", "pid", "pool", "printed", "tail",
     )  # fmt: skip
 
-    def __init__(self, child: int, pool: int, pairs: Pairs, link: Link, oom: int) -> None:
+    def __init__(self, child: int, pool: int, pairs: Pairs, link: Link, oom: int, number: int) -> None:
         self.child = child
         self.pool = pool
         self.link = link
+        #: Among those of its pool; 0: it is a process of its own.
+        self.number = number
         self.book = pairs.book
         self.pid = 0
         self.killed = False
