@@ -104,8 +104,26 @@ _HOMES = {
 #: Modules of multiprocessing by the name that scripts reach them by.
 _MODULES = {
     "dummy",
+    "heap",
+    "reduction",
+    "resource_sharer",
+    "resource_tracker",
     "shared_memory",
+    "spawn",
     "util",
+}
+
+#: Modules of ours that have multiprocessing's names, and the one that has another's.
+_OWN_MODULES = {
+    "connection",
+    "context",
+    "executor",
+    "managers",
+    "pool",
+    "process",
+    "queues",
+    "sharedctypes",
+    "synchronize",
 }
 
 
@@ -116,17 +134,7 @@ def __getattr__(name: str) -> Any:
     if home is not None:
         value = globals()[name] = getattr(importlib.import_module(home), name)
         return value
-    if name in (
-        "connection",
-        "context",
-        "executor",
-        "managers",
-        "pool",
-        "process",
-        "queues",
-        "sharedctypes",
-        "synchronize",
-    ):
+    if name in _OWN_MODULES:
         return importlib.import_module(f"multihost.{name}")
     if name in _MODULES:
         return importlib.import_module(f"multiprocessing.{name}")

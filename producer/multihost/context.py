@@ -146,6 +146,7 @@ _MODULES = {
     ),
     "multihost.connection": ("Pipe",),
     "multihost.queues": ("JoinableQueue", "Queue", "SimpleQueue"),
+    "multihost.managers": ("Manager",),
     "multihost.sharedctypes": ("Array", "RawArray", "RawValue", "Value"),
 }
 

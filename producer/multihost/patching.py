@@ -147,8 +147,9 @@ def _of_package(name: str) -> Any:
 
 def _of_module(part: str) -> Callable[[str], Any]:
     def find(name: str) -> Any:
-        ours = importlib.import_module(f"multihost.{part}")
-        return getattr(ours, name) if name in ours.__all__ else None
+        ours: Any = importlib.import_module(f"multihost.{part}")
+        value = ours.__dict__.get(name)
+        return value if name in ours.__all__ or getattr(value, "__module__", "") == ours.__name__ else None
 
     return find
 
