@@ -209,7 +209,7 @@ class Driver(Loop):
         return bool(self._poked) or (done and self._busy()) or self.sharing.attended > 0
 
     def _busy(self) -> bool:
-        return bool(self.launching.alive) or any(not job.idle() for job in list(self._jobs.values()))
+        return any(not job.idle() for job in list(self._jobs.values()))
 
     def _produce(self) -> bool:
         """Let every job that was poked send more. True: some have still more to send."""
@@ -364,7 +364,7 @@ class Driver(Loop):
 
     def _patience(self, now: float, timeout: float | None) -> float | None:
         """Work and no worker: say so after a while, once, and go on waiting."""
-        if self.capacity or not self._busy():
+        if self.capacity or not (self._busy() or self.launching.alive):
             self._idle_since = None
             return timeout
         if self._idle_since is None:

@@ -139,6 +139,7 @@ class Launching:
     def signal(self, launch: Launch, signum: int) -> None:
         """Send the process a signal, if it has not ended."""
         if not launch.exited.done:
+            launch.signal = signum
             self._engine._do(lambda: self._signal(launch, signum))
 
     # -- for who runs the loop ---------------------------------------------------------------------
@@ -160,7 +161,6 @@ class Launching:
 
     def _signal(self, launch: Launch, signum: int) -> None:
         if launch.number in self.alive:
-            launch.signal = signum
             self._engine._send(m.Signal(launch.number, signum))
 
     def take(self, message: m.Launched | m.Exited) -> None:

@@ -116,6 +116,11 @@ class Popen:
                 raise
         return self.poll()
 
+    @property
+    def told(self) -> int:
+        """The signal that it was sent last; 0: none."""
+        return self._launch.signal
+
     def terminate(self) -> None:
         """Send it SIGTERM."""
         self.send(signal.SIGTERM)
@@ -157,20 +162,19 @@ def _join_at_exit(engine: Any) -> None:
 
 def _exit() -> None:
     last = getattr(sys, "last_type", None)
-    if last is not None and issubclass(last, KeyboardInterrupt) and not _interrupted:
-        _interrupt_all()
+    if last is not None and issubclass(last, KeyboardInterrupt):
+        _interrupt_all(again=False)
     util._exit_function()  # type: ignore[attr-defined]
 
 
-def _interrupt_all() -> None:
-    """Ctrl-C came to this process alone: those it has started are not of the terminal's foreground, and have it from here."""
-    _interrupted.append(True)
+def _interrupt_all(again: bool = True) -> None:
+    """Ctrl-C came to this process alone: those it has started are not of the terminal's foreground, and have it from here.
+    ``again``: also those that have had one."""
     for each in list(process._children):  # type: ignore[attr-defined]
-        if isinstance(each._popen, Popen):
+        if isinstance(each._popen, Popen) and (again or each._popen.told != signal.SIGINT):
             each._popen.send(signal.SIGINT)
 
 
-_interrupted: list[bool] = []
 _engines: weakref.WeakSet[Any] = weakref.WeakSet()
 
 __all__ = ["Popen", "WatchedPopen"]

@@ -14,6 +14,7 @@ import select
 import sys
 from _socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_STREAM, socket
 from array import array
+from contextlib import suppress
 
 from multihost_worker.child import Child
 from multihost_worker.control import CONTROL, DIED, FORKED, KILL, RECORD, REFUSED, SIGNAL
@@ -122,10 +123,9 @@ class ForkServer:
         """Import once what every process needs: for each of them that would take longer than all else."""
         self._prepared = True
         for name in PROCESSES:
-            try:
+            # Whoever needs what cannot be imported will be told.
+            with suppress(Exception):
                 __import__(name)
-            except ImportError:
-                continue
         gc.collect()
         # So that the collector of a child does not make all of it its own.
         gc.freeze()
