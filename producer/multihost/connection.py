@@ -19,17 +19,8 @@ import socket
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from multiprocessing.connection import (  # type: ignore[attr-defined]
-    AuthenticationError,
-    BufferTooShort,
-    Client,
-    Listener,
-    XmlClient,
-    XmlListener,
-    answer_challenge,
-    deliver_challenge,
-    families,
-)
+from multiprocessing import AuthenticationError, BufferTooShort
+from multiprocessing.connection import Client, Listener, answer_challenge, deliver_challenge
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +128,7 @@ copyreg.pickle(_standard.Connection, _reduce)
 
 
 def __getattr__(name: str) -> Any:
+    # What else the standard library's module of this name has.
     return getattr(_standard, name)
 
 
@@ -147,10 +139,7 @@ __all__ = [
     "Connection",
     "Listener",
     "Pipe",
-    "XmlClient",
-    "XmlListener",
     "answer_challenge",
     "deliver_challenge",
-    "families",
     "wait",
 ]

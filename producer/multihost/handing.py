@@ -105,10 +105,9 @@ class _Desk:
 def _address() -> str:
     if sys.platform == "linux":
         return f"\0multihost-{os.urandom(8).hex()}"
-    from multiprocessing import connection
+    from multiprocessing import util
 
-    address: str = connection.arbitrary_address("AF_UNIX")
-    return address
+    return os.path.join(util.get_temp_dir(), f"handing-{os.urandom(8).hex()}")
 
 
 _desk = _Desk()
