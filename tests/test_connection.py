@@ -393,6 +393,15 @@ def hang(connection: Connection) -> None:
     connection.recv()
 
 
+def leave_behind(connection: Connection) -> None:
+    r, w = Pipe(duplex=False)
+    connection.send(r)
+    w.send("last words")
+    w.close()
+    # On this machine it is handed over by the process that sent it.
+    connection.recv()
+
+
 def send_square(job: tuple[Connection, int]) -> int:
     connection, number = job
     connection.send(number**2)
@@ -435,6 +444,18 @@ def test_processes_exchange_pipes_of_their_own(pipe: MakePipe) -> None:
         assert a.recv() == "again"
         made.join(SOON)
         assert made.sentinel in wait([a, made.sentinel, c], SOON)
+
+
+def test_a_pipe_outlives_the_process_that_made_it(pipe: MakePipe) -> None:
+    a, b = pipe()
+    made = started(leave_behind, b)
+    with a.recv() as left:
+        a.send("go")
+        made.join(SOON)
+        assert made.exitcode == 0
+        assert left.recv() == "last words"
+        with pytest.raises(EOFError):
+            left.recv()
 
 
 @pytest.mark.parametrize("early", [True, False])

@@ -309,7 +309,7 @@ class Core:
         parent = self._nested.parent(session)
         self._nested.ended(session)
         if session.kind == m.PRODUCER:
-            self.objects.ended(session, died)
+            self.objects.ended(session, died, parent)
             self.processes.owner_ended(session, parent)
             self._producers.ended(session)
             if session.pools:

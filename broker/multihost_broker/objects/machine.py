@@ -58,6 +58,10 @@ class Machine:
     #: What a MAKE request names in ``amount``.
     kind: ClassVar[int]
 
+    #: It goes on while others use it when the child of a worker that made it has ended, and ends with the session that has
+    #: that child's pool or process.
+    outlives: ClassVar[bool] = False
+
     def __init__(self, make: Request) -> None:
         """Made by this request; its frames are the machine's own. Raises ValueError for what makes no object."""
 

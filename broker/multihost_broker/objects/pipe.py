@@ -100,6 +100,7 @@ class Pipe(Machine):
     """
 
     kind = PIPE
+    outlives = True
 
     def __init__(self, make: Request) -> None:
         super().__init__(make)

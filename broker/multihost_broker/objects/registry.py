@@ -14,7 +14,7 @@ from multihost_common import messages as m
 class Objects:
     """Every shared object of this broker.
 
-    An object lives until the process that made it is gone, or has closed it; with the session of a script go the
+    An object lives until the process that made it is gone, or has closed it (pipes: as long as others use them); with the session of a script go the
     objects of the children that ran its work.
     """
 
@@ -121,8 +121,9 @@ class Objects:
                 machine.withdraw(request)
                 request.done(status=m.UNKNOWN)
 
-    def ended(self, session: Session, died: bool) -> None:
-        """This session is over: free what it held, and what it made is no more. ``died``: it did not leave by itself."""
+    def ended(self, session: Session, died: bool, parent: Session | None = None) -> None:
+        """This session is over: free what it held, and what it made is no more. ``died``: it did not leave by itself.
+        ``parent`` gets what outlives its maker."""
         party = session.number
         for name in list(self._used.get(party, ())):
             machine = self.machines.get(name)
@@ -130,7 +131,11 @@ class Objects:
                 self._leave(name, machine, party, died)
         self._used.pop(party, None)
         for name in list(self._made.get(party, ())):
-            self._forget(name)
+            if parent is not None and self.machines[name].outlives:
+                self._makers[name] = parent.number
+                self._made.setdefault(parent.number, set()).add(name)
+            else:
+                self._forget(name)
         self._made.pop(party, None)
 
 
