@@ -133,3 +133,20 @@ def test_ctrl_c_ends_the_census_at_once(launcher: tuple[str, ...]) -> None:
     assert process.returncode in (130, -signal.SIGINT)
     assert out == ""
     assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_the_pipeline_finds_what_multiprocessing_finds() -> None:
+    ours, theirs = (
+        run(*PLAIN, EXAMPLES / name, "json", "tomllib") for name in ("pipeline.py", "pipeline_plain.py")
+    )
+    assert ours.returncode == 0, ours.stderr
+    assert len(ours.stdout.splitlines()) == 20
+    assert ours.stdout == theirs.stdout
+
+
+def test_the_plain_pipeline_differs_in_one_import() -> None:
+    ours, theirs = (
+        (EXAMPLES / name).read_text().split('"""')[2].splitlines()
+        for name in ("pipeline.py", "pipeline_plain.py")
+    )
+    assert set(ours) ^ set(theirs) == {"import multihost as mp", "import multiprocessing as mp"}
