@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 from multihost.bench.loads import WrongResultError
@@ -16,29 +16,33 @@ from multihost.bench.loads import WrongResultError
 WARM = 20
 
 
-def _put_all(queue: Any, number: int, size: int) -> None:
+def _put_all(queue: Any, number: int, size: int, ready: Any) -> None:
     item = b"x" * size
+    ready.get()
+    queue.put(monotonic())
     for each in range(number):
         queue.put(item if size else each)
 
 
-def _get_all(queue: Any, number: int, size: int, answers: Any) -> None:
-    wrong = size != len(queue.get()) if size else queue.get() != 0
-    began = perf_counter()
-    for each in range(1, number):
+def _get_all(queue: Any, number: int, size: int, ready: Any, answers: Any) -> None:
+    ready.put(True)
+    # When the first put began: both processes have the same clock.
+    began = queue.get()
+    wrong = False
+    for each in range(number):
         item = queue.get()
         wrong = wrong or (len(item) != size if size else item != each)
-    answers.put((perf_counter() - began, wrong))
+    answers.put((monotonic() - began, wrong))
 
 
 def queue(api: Any, number: int, size: int, manager: bool = False) -> dict[str, float]:
     """W7: from one process to another, one put and one get at a time; ints, or ``size`` bytes each. Items a second."""
     shared = api.Manager() if manager else None
     items = shared.Queue() if shared is not None else api.Queue()
-    answers = api.SimpleQueue()
+    ready, answers = api.SimpleQueue(), api.SimpleQueue()
     processes = [
-        api.Process(target=_get_all, args=(items, number, size, answers)),
-        api.Process(target=_put_all, args=(items, number, size)),
+        api.Process(target=_get_all, args=(items, number, size, ready, answers)),
+        api.Process(target=_put_all, args=(items, number, size, ready)),
     ]
     for process in processes:
         process.start()
@@ -48,7 +52,7 @@ def queue(api: Any, number: int, size: int, manager: bool = False) -> dict[str, 
     if shared is not None:
         shared.shutdown()
     _expect(not wrong)
-    return {"rate": (number - 1) / took}
+    return {"rate": number / took}
 
 
 def _echo(connection: Any) -> None:
