@@ -87,7 +87,7 @@ class Core:
         self.archive = Archive(self.ledger, self.config.last_ticket, self.config.wall)
         self._recovery = Recovery(self.archive, self._returns)
         self._orders = Orders(self.ledger, self.archive)
-        self._nested = NestedProducers(self.ledger, self._hear_nested)
+        self.nested = NestedProducers(self.ledger, self._hear_nested)
         self.objects = Objects(self.ledger, KINDS)
         self._next_beat = 0.0
         self._reactions: dict[type, Callable[[Session, Any], None]] = {
@@ -95,7 +95,7 @@ class Core:
             **self._workers.reactions,
             **self._returns.reactions,
             **self.objects.reactions,
-            **self._nested.reactions,
+            **self.nested.reactions,
             **self.processes.reactions,
             m.Blob: self._on_blob,
             **Deposits(self.ledger, self.archive).reactions,
@@ -125,7 +125,7 @@ class Core:
             self.archive.scribe.records(event)
         if self.archive.stirred:
             self.archive.pump()
-        return self._nested.wrapped(self.ledger.flush())
+        return self.nested.wrapped(self.ledger.flush())
 
     def restore(self, records: Iterable[tuple[int, Record]], now: float) -> list[Action]:
         """What the journal has, before anything else; what is to be done about it."""
@@ -204,7 +204,7 @@ class Core:
         else:
             session = self.sessions.open(peer, hello, now)
             session.role = role
-            self._nested.opened(session)
+            self.nested.opened(session)
             self._returns.began(session, hello, now)
             if hello.kind != m.ADMIN:
                 self.ledger.note(INFO, f"{hello.kind} {session.number} is here: {_name(session)}")
@@ -306,8 +306,8 @@ class Core:
             self.ledger.note(INFO, f"{session.kind} {session.number} ({_name(session)}) {why}")
         self.ledger.out.append(Drop(session.peer, why))
         self._returns.ended(session)
-        parent = self._nested.parent(session)
-        self._nested.ended(session)
+        parent = self.nested.parent(session)
+        self.nested.ended(session)
         if session.kind == m.PRODUCER:
             self.objects.ended(session, died, parent)
             self.processes.owner_ended(session, parent)
@@ -315,7 +315,7 @@ class Core:
             if session.pools:
                 self.sessions.reserved.add(session.number)
         elif session.kind == m.WORKER:
-            for nested in self._nested.of(session):
+            for nested in self.nested.of(session):
                 self._end(nested, "was a child of a worker that is gone")
             self.processes.worker_ended(session, why)
             self._workers.ended(session)

@@ -53,6 +53,10 @@ class NestedProducers:
     def _works(self, worker: Session, root: int) -> bool:
         return root in worker.shares or self._ledger.process_owner(root, worker) is not None
 
+    def any_here(self) -> bool:
+        """Is there one?"""
+        return bool(self._here)
+
     def opened(self, session: Session) -> None:
         """A session has begun: is it one of these?"""
         session.nested = isinstance(session.peer, Through)

@@ -91,14 +91,19 @@ class BrokeredConnection(Connection):
         with self._sending:
             pace = self._pace
             if not pace.loosely(len(message)):
-                ask = sharing.begin(self._name, Pipes.SEND, self._side, (message,))
+                ask = sharing.begin(self._name, Pipes.SEND, self._side, (message,), kick=False)
                 self._finish(ask)
                 pace.answered()
                 if ask.amount or ask.status == m.UNKNOWN:
                     raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             elif pace.in_turns() and self._asked is None and not self._come and self._readable:
                 call = sharing.begin(
-                    self._name, Pipes.CALL, self._side | 1 << 1, (message,), then=self._watch.called
+                    self._name,
+                    Pipes.CALL,
+                    self._side | 1 << 1,
+                    (message,),
+                    then=self._watch.called,
+                    kick=False,
                 )
                 self._asked = call
             else:
@@ -134,7 +139,9 @@ class BrokeredConnection(Connection):
             while not self._come:
                 ask = self._asked
                 if ask is None:
-                    ask = self._asked = sharing.begin(self._name, Pipes.RECV, self._side | BATCH << 1)
+                    ask = self._asked = sharing.begin(
+                        self._name, Pipes.RECV, self._side | BATCH << 1, kick=False
+                    )
                 self._finish(ask)
                 self._asked = None
                 self._collect(ask)
@@ -174,7 +181,7 @@ class BrokeredConnection(Connection):
         if self._has():
             return True
         now = timeout is not None and timeout <= 0
-        ask = sharing.begin(self._name, Pipes.POLL, self._side, now=now)
+        ask = sharing.begin(self._name, Pipes.POLL, self._side, now=now, kick=False)
         try:
             found = sharing.finish(ask, None if now else timeout) is not None
         except ConnectionError:

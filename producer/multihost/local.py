@@ -12,6 +12,7 @@ import time
 from collections import deque
 
 from multihost.driver import Driver
+from multihost.loop import LINGER, SHORTLY
 from multihost_broker import core as broker
 from multihost_broker.events import Received, Send
 from multihost_common import messages as m
@@ -56,6 +57,10 @@ class LocalEngine(Driver):
 
     def _describe(self) -> str:
         return "this machine"
+
+    def _linger(self) -> float:
+        # This loop is also the broker of the children that use it.
+        return SHORTLY if self._broker.nested.any_here() else LINGER
 
     # -- the cores, back to back -------------------------------------------------------------------
 

@@ -36,8 +36,11 @@ else:
     # The C module: signal's own functions make an enum of each answer, which an apply() would feel.
     import _signal as signal
 
-#: Seconds the background thread stays aside after a caller has led the loop.
+#: Seconds the background thread stays aside after a caller has led the loop ...
 LINGER = 0.05
+
+#: ... where nobody else needs the loop meanwhile, and where others do: who comes back sooner finds it free.
+SHORTLY = 0.001
 
 #: Seconds :meth:`Loop.close` waits for the background thread.
 JOIN_TIMEOUT = 5.0
@@ -143,8 +146,9 @@ class Loop:
         """Nothing has ended it yet."""
         return self._failure is None and not self._closing
 
-    def _do(self, command: Callable[[], None]) -> None:
-        """Have the leader carry this out. If nobody leads, that is done here and now."""
+    def _do(self, command: Callable[[], None], kick: bool = True) -> None:
+        """Have the leader carry this out. If nobody leads, that is done here and now. ``kick`` False: it is not
+        to be waited for, or the caller does that next, so nobody need take the lead for it."""
         if self._closing:
             return
         self._inbox.append(command)
@@ -157,6 +161,8 @@ class Loop:
             finally:
                 self._mutex.release()
             self._ensure_thread()
+            if not kick:
+                return
         self._kick()
 
     def _kick(self) -> None:
@@ -293,9 +299,13 @@ class Loop:
 
     def _step_aside(self) -> None:
         """Let a caller lead, and stay parked while callers come back soon."""
-        while not self._closing and (self._wanted or time.monotonic() - self._led_at < LINGER):
-            if self._park.acquire(timeout=LINGER):
+        while not self._closing and (self._wanted or time.monotonic() - self._led_at < self._linger()):
+            if self._park.acquire(timeout=self._linger()):
                 return
+
+    def _linger(self) -> float:
+        """Seconds the background thread stays aside."""
+        return LINGER
 
     # -- one turn of the loop ------------------------------------------------------------------------
 

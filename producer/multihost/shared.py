@@ -68,7 +68,7 @@ class Shared:
         the wait was broken off and it was done nevertheless, see :meth:`Sharing.finish`."""
         sharing = self.sharing
         now = now or (timeout is not None and timeout <= 0)
-        ask = sharing.begin(self.name, op, amount, frames, now=now)
+        ask = sharing.begin(self.name, op, amount, frames, now=now, kick=False)
         return sharing.finish(ask, None if now else timeout, partial(undo, sharing) if undo else None)
 
     def number(self, op: int, amount: int = 0) -> int:

@@ -101,7 +101,7 @@ class Sharing:
         """
         if timeout is not None and timeout <= 0:
             now = True
-        ask = self.begin(name, op, amount, frames, now=now)
+        ask = self.begin(name, op, amount, frames, now=now, kick=False)
         return self.finish(ask, None if now else timeout)
 
     def begin(
@@ -113,8 +113,9 @@ class Sharing:
         *,
         now: bool = False,
         then: Callable[[Ask], None] | None = None,
+        kick: bool = True,
     ) -> Ask:
-        """Ask, and do not wait."""
+        """Ask, and do not wait. ``kick`` False: the caller waits for it next."""
         self._engine._check_alive()
         if self.before is not None:
             self.before()
@@ -131,7 +132,7 @@ class Sharing:
             self._asked[ask.number] = ask
             self._engine._send(act)
 
-        self._engine._do(send)
+        self._engine._do(send, kick)
         return ask
 
     def finish(
@@ -182,7 +183,7 @@ class Sharing:
             self.before()
         act = m.Act(0, name, op, amount, False, frames=frames)
         if self._engine.usable:
-            self._engine._do(lambda: self._engine._send(act))
+            self._engine._do(lambda: self._engine._send(act), kick=False)
 
     def tell_later(self, name: bytes, op: int, amount: int = 0) -> None:
         """The same from wherever the garbage collector may call: it leaves the sending to who runs the loop, since

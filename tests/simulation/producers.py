@@ -36,7 +36,7 @@ class Still(Loop):
         self._failure: BaseException | None = None
         self._closing = False
 
-    def _do(self, command: Callable[[], None]) -> None:
+    def _do(self, command: Callable[[], None], kick: bool = True) -> None:
         command()
 
     def _kick(self) -> None:
