@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -146,6 +147,25 @@ def test_a_thread_that_gives_up_leaves_the_item_to_one_that_waits() -> None:
     q.put("item")
     waits.join(LIMIT)
     assert got == ["item"]
+
+
+def test_threads_relay_from_queue_to_queue() -> None:
+    chain = [mp.Queue() for _ in range(4)]
+
+    def relay(source: Any, target: Any) -> None:
+        for item in iter(source.get, None):
+            target.put(item)
+        target.put(None)
+
+    threads = [threading.Thread(target=relay, args=pair) for pair in pairwise(chain)]
+    for thread in threads:
+        thread.start()
+    for n in range(3000):
+        chain[0].put(n)
+    chain[0].put(None)
+    assert list(iter(chain[-1].get, None)) == list(range(3000))
+    for thread in threads:
+        thread.join(LIMIT)
 
 
 def test_after_close_a_queue_says_that_it_is_closed() -> None:

@@ -152,7 +152,7 @@ class Getting(Base):
             first = self._end
         self._pace.rest()
         if count:
-            self.sharing.tell(self.name, Queues.GIVE_BACK, first << Queues.WINDOW_BITS | count)
+            self.sharing.say(self.name, Queues.GIVE_BACK, first << Queues.WINDOW_BITS | count)
 
     def stir(self) -> None:
         """An item was taken, and nobody would report it soon."""
@@ -176,7 +176,7 @@ class Getting(Base):
                 return False
             self._told = taken
             if self._sharing is not None:
-                self._sharing.tell(self.name, Queues.TAKEN, taken)
+                self._sharing.say(self.name, Queues.TAKEN, taken)
         return True
 
 

@@ -181,6 +181,10 @@ class Sharing:
         """Say something that is not answered. It neither waits nor raises."""
         if self.before is not None:
             self.before()
+        self.say(name, op, amount, frames)
+
+    def say(self, name: bytes, op: int, amount: int = 0, frames: Sequence[Frame] = ()) -> None:
+        """The same for what :attr:`before` says itself."""
         act = m.Act(0, name, op, amount, False, frames=frames)
         if self._engine.usable:
             self._engine._do(lambda: self._engine._send(act), kick=False)
