@@ -149,25 +149,6 @@ def test_a_thread_that_gives_up_leaves_the_item_to_one_that_waits() -> None:
     assert got == ["item"]
 
 
-def test_threads_relay_from_queue_to_queue() -> None:
-    chain = [mp.Queue() for _ in range(4)]
-
-    def relay(source: Any, target: Any) -> None:
-        for item in iter(source.get, None):
-            target.put(item)
-        target.put(None)
-
-    threads = [threading.Thread(target=relay, args=pair) for pair in pairwise(chain)]
-    for thread in threads:
-        thread.start()
-    for n in range(3000):
-        chain[0].put(n)
-    chain[0].put(None)
-    assert list(iter(chain[-1].get, None)) == list(range(3000))
-    for thread in threads:
-        thread.join(LIMIT)
-
-
 def test_after_close_a_queue_says_that_it_is_closed() -> None:
     for q in (mp.Queue(), mp.JoinableQueue()):
         q.put(1)
@@ -410,6 +391,16 @@ def test_what_a_consumer_has_early_goes_to_who_waits_for_it(run: Callable[..., m
     go_on.put(None)
 
 
+def test_threads_of_a_process_relay_from_queue_to_queue(run: Callable[..., mp.Process]) -> None:
+    chain, count = [mp.Queue() for _ in range(5)], 10_000
+    process = run(_relay_all, chain, count)
+    for n in range(count):
+        chain[0].put(n)
+    assert [chain[-1].get(timeout=LIMIT) for _ in range(count)] == list(range(count))
+    process.join(LIMIT)
+    assert process.exitcode == 0
+
+
 # -- what runs elsewhere -------------------------------------------------------------------------------
 
 
@@ -479,3 +470,15 @@ def _read(q: Any, report: Any) -> None:
     report.put("ready")
     for item in iter(q.get, None):
         report.put(item)
+
+
+def _relay_all(chain: list[Any], count: int) -> None:
+    def relay(source: Any, target: Any) -> None:
+        for _ in range(count):
+            target.put(source.get())
+
+    threads = [threading.Thread(target=relay, args=pair) for pair in pairwise(chain)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
