@@ -14,7 +14,6 @@ import select
 import sys
 from _socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_STREAM, socket
 from array import array
-from contextlib import suppress
 
 from multihost_worker.child import Child
 from multihost_worker.control import CONTROL, DIED, FORKED, KILL, RECORD, REFUSED, SIGNAL
@@ -121,6 +120,8 @@ class ForkServer:
 
     def _prepare(self) -> None:
         """Import once what every process needs: for each of them that would take longer than all else."""
+        from contextlib import suppress
+
         self._prepared = True
         for name in PROCESSES:
             # Whoever needs what cannot be imported will be told.
