@@ -331,6 +331,7 @@ def test_ctrl_c_reaches_the_processes_of_a_script(waits: str, tmp_path: Path) ->
     command = [sys.executable, tmp_path / "script.py"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=environment(), text=True, **pipes) as script:  # type: ignore[call-overload]
+        assert script.stdout is not None
         assert script.stdout.readline() == "begun\n"
         script.send_signal(signal.SIGINT)
         _, told = script.communicate(timeout=LIMIT)

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import weakref
-from multiprocessing import context, process, util
+from multiprocessing import process, util
+from multiprocessing.context import set_spawning_popen
 from typing import TYPE_CHECKING, Any
 
 from multihost.engine import get_engine
@@ -46,12 +47,13 @@ class Popen:
         # It sees __main__ as it is now.
         renew()
         about = process_obj._target or type(process_obj)  # type: ignore[attr-defined]
-        context.set_spawning_popen(self)  # type: ignore[arg-type]
+        spawning: Any = self
+        set_spawning_popen(spawning)
         try:
             with shipments.collected() as promises:
                 data, buffers = dump_shared(Beginning(process_obj))
         finally:
-            context.set_spawning_popen(None)
+            set_spawning_popen(None)
         code = b""
         if not local:
             from multihost.code import bundle_for

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from multiprocessing import context, process
+from multiprocessing import process
+from multiprocessing.context import get_spawning_popen
 from multiprocessing.process import BaseProcess, active_children, current_process, parent_process
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ class Process(BaseProcess):
         if state.get("_popen") is not None:
             # In another process it is somebody else's child.
             state["_popen"] = Elsewhere(self._popen.pid)  # type: ignore[attr-defined]
-        if context.get_spawning_popen() is None:
+        if get_spawning_popen() is None:
             state["_config"] = {key: value for key, value in state["_config"].items() if key != "authkey"}
         return state
 
