@@ -167,14 +167,152 @@ ALIKE = {
                 pool.starmap(f, [(shared, x) for x in range(4)])
                 print(sorted(shared))
     """,
-    "other parts of multiprocessing": """
-        import multiprocessing
-        def f(queue): queue.put(5)
+    "a queue with a sentinel": """
+        from multiprocessing import Process, Queue, current_process
+        def create(data, q):
+            for item in data: q.put(item)
+            q.put(None)
+        def consume(q, out):
+            while (item := q.get()) is not None: out.put((current_process().name, item * 2))
+            out.put(None)
         if __name__ == "__main__":
+            q, out = Queue(), Queue(5)
+            both = [Process(target=create, args=([1, 2, 3], q)), Process(target=consume, args=(q, out), name="taker")]
+            for process in both: process.start()
+            print(list(iter(out.get, None)))
+            for process in both: process.join()
+            print([(process.name, process.exitcode, process.is_alive()) for process in both], q.empty())
+    """,
+    "processes of a class": """
+        import multiprocessing as mp, sys
+        class Leaver(mp.Process):
+            def __init__(self, code): super().__init__(); self.code = code
+            def run(self): sys.exit(self.code)
+        if __name__ == "__main__":
+            mp.set_start_method("spawn")
+            context = mp.get_context()
+            class Other(context.Process):
+                pass
+            print(mp.get_start_method(), mp.get_all_start_methods(), context.Process().name, Other().name)
+            leaver = Leaver(3)
+            print(leaver.name, leaver.daemon, leaver.pid, leaver.exitcode, isinstance(leaver, mp.process.BaseProcess))
+            leaver.start()
+            print(mp.active_children() == [leaver], mp.parent_process(), mp.current_process().name)
+            leaver.join()
+            print(leaver.exitcode, mp.active_children())
+            try:
+                mp.set_start_method("fork")
+            except RuntimeError as error:
+                print(error)
+    """,
+    "pipes": """
+        import multiprocessing
+        from multiprocessing.connection import Connection, wait
+        def f(end: Connection, x):
+            end.send([x, end.recv()])
+            end.close()
+        if __name__ == "__main__":
+            processes, ends, said = [], [], []
+            for x in range(2):
+                here, there = multiprocessing.Pipe()
+                process = multiprocessing.Process(target=f, args=(there, x))
+                process.start()
+                there.close()
+                here.send("hello")
+                processes.append(process)
+                ends.append(here)
+            while ends:
+                for end in wait(ends):
+                    try:
+                        said.append((end.recv(), isinstance(end, Connection)))
+                    except EOFError:
+                        ends.remove(end)
+            for process in processes:
+                process.join()
+            print(sorted(said), len(wait([process.sentinel for process in processes])))
+    """,
+    "locks, values and arrays": """
+        import multiprocessing as mp
+        from multiprocessing import Array, Barrier, Condition, Event, Lock, RLock, Semaphore, Value
+        from multiprocessing.sharedctypes import Synchronized
+        def f(lock, value, array, event, barrier, i):
+            barrier.wait()
+            for _ in range(3):
+                with lock, value.get_lock():
+                    value.value += 1
+            array[i] = i * 1.5
+            event.set()
+        if __name__ == "__main__":
+            lock, value, array, event, barrier = Lock(), Value("i", 1), Array("d", 3), Event(), Barrier(3)
+            processes = [mp.Process(target=f, args=(lock, value, array, event, barrier, i)) for i in range(3)]
+            for process in processes: process.start()
+            for process in processes: process.join()
+            print(value.value, array[:], event.is_set(), isinstance(value, Synchronized), value, lock)
+            print(lock.acquire(), lock.acquire(False), lock.acquire(timeout=0.01), Semaphore(2), RLock(), Condition())
+    """,
+    "managers": """
+        import multiprocessing
+        from multiprocessing.managers import BaseManager, SyncManager
+        class Counter:
+            def __init__(self): self.number = 0
+            def count(self): self.number += 1; return self.number
+        class Mine(BaseManager): pass
+        Mine.register("Counter", Counter)
+        def f(counter, shared, x):
+            shared[x] = counter.count()
+        if __name__ == "__main__":
+            with Mine() as mine, multiprocessing.Manager() as manager:
+                counter, shared = mine.Counter(), manager.dict()
+                with multiprocessing.Pool(2) as pool:
+                    pool.starmap(f, [(counter, shared, x) for x in range(3)])
+                process = multiprocessing.Process(target=f, args=(counter, shared, 3))
+                process.start()
+                process.join()
+                print(sorted(shared), sorted(shared.values()), isinstance(manager, SyncManager))
+    """,
+    "shared memory": """
+        import multiprocessing
+        from multiprocessing.shared_memory import SharedMemory
+        def f(name):
+            memory = SharedMemory(name=name)
+            memory.buf[0] += 1
+            memory.close()
+        def g(queue):
+            memory = SharedMemory(create=True, size=1)
+            memory.buf[0] = 7
+            queue.put(memory.name)
+            memory.close()
+        if __name__ == "__main__":
+            memory = SharedMemory(create=True, size=1)
+            for _ in range(2):
+                process = multiprocessing.Process(target=f, args=(memory.name,))
+                process.start()
+                process.join()
+            print(memory.buf[0])
+            memory.close()
+            memory.unlink()
             queue = multiprocessing.Queue()
-            process = multiprocessing.Process(target=f, args=(queue,))
+            process = multiprocessing.Process(target=g, args=(queue,))
             process.start()
-            print(queue.get(), process.join(), process.exitcode)
+            memory = SharedMemory(name=queue.get())
+            process.join()
+            print(memory.buf[0], SharedMemory(name=memory.name).size)
+            memory.close()
+            memory.unlink()
+    """,
+    "names of a pool's processes": """
+        import multiprocessing, time
+        from concurrent.futures import ProcessPoolExecutor
+        def f(x):
+            process = multiprocessing.current_process()
+            return process.name, process._identity[0] if x else None
+        if __name__ == "__main__":
+            with multiprocessing.Pool(1) as pool:
+                print(pool.map(f, [0, 1]))
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                print(pool.map(f, [0])[0][0][:16])
+            with ProcessPoolExecutor(1) as executor:
+                print(executor.submit(f, 0).result()[0][:12])
     """,
 }
 
@@ -210,6 +348,48 @@ def test_pools_are_ours(tmp_path: Path) -> None:
     write(tmp_path, {"script.py": text})
     done = run(*RUN, tmp_path / "script.py")
     assert (done.stdout, done.returncode) == ("ours\n", 0), done.stderr
+
+
+def test_all_of_multiprocessing_is_ours_in_children_too(tmp_path: Path) -> None:
+    module = """
+        import multiprocessing, multiprocessing.queues
+        from multiprocessing import Lock, Process, get_context
+        def look():
+            made = [multiprocessing.Queue(), Lock(), multiprocessing.Value("i"), get_context("spawn").Event()]
+            kinds = [type(each).__module__ for each in made] + [Process.__module__]
+            return kinds, isinstance(made[0], multiprocessing.queues.Queue), multiprocessing.get_start_method()
+    """
+    text = """
+        import multiprocessing, concurrent.futures, module
+        from multiprocessing.pool import ThreadPool
+        def inner(queue): queue.put(module.look())
+        def outer(queue):
+            process = multiprocessing.Process(target=inner, args=(queue,))
+            process.start()
+            process.join()
+        if __name__ == "__main__":
+            multiprocessing.set_start_method("forkserver")
+            queue = multiprocessing.Queue()
+            process = multiprocessing.Process(target=outer, args=(queue,))
+            process.start()
+            found = [module.look(), queue.get()]
+            process.join()
+            with multiprocessing.Pool(1) as pool, concurrent.futures.ProcessPoolExecutor(1) as executor:
+                found += [pool.apply(module.look), executor.submit(module.look).result()]
+            ours = ["queues", "synchronize", "sharedctypes", "synchronize", "process"]
+            assert all(each == (["multihost." + name for name in ours], True, "forkserver") for each in found), found
+            with ThreadPool(1) as threads:
+                assert threads.apply(lambda: 5) == 5
+            print("ours")
+    """
+    write(tmp_path, {"script.py": text, "module.py": module})
+    done = run(*RUN, tmp_path / "script.py", cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("ours\n", 0), done.stderr
+
+
+def test_a_script_that_needs_no_processes_does_not_pay_for_them(tmp_path: Path) -> None:
+    write(tmp_path, {"script.py": "import sys\nprint('multiprocessing' in sys.modules)\n"})
+    assert run(*RUN, tmp_path / "script.py").stdout == "False\n"
 
 
 def test_arguments_are_the_scripts(tmp_path: Path) -> None:

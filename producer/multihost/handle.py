@@ -303,11 +303,19 @@ def setup_of(
         "loggers": describe(local),
         "authkey": bytes(key),
         "prepare": _preparation(),
+        "tracker": _tracker() if local else None,
         "initializer": dump_function(initializer) if initializer is not None else b"",
         # In band: it is small, and must be one blob.
         "initargs": dump_function(initargs) if initargs else pickle.dumps((), 5),  # type: ignore[arg-type]
     }
     return pickle.dumps(setup, 5)
+
+
+def _tracker() -> tuple[int, int] | None:
+    """Where children of this machine find what tracks this process's shared memory, if there is such a thing."""
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    fd = None if module is None else module._resource_tracker._fd
+    return None if fd is None else (os.getpid(), fd)
 
 
 def _preparation() -> bytes:

@@ -13,8 +13,8 @@ import importlib
 import sys
 from types import ModuleType
 
-from multihost.hooks import after_import
 from multihost.registering import MAKERS
+from multihost_common.hooks import after_import
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 
-from multihost.hooks import after_import
+from multihost_common.hooks import after_import
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import sys
 
 from multihost_common.naming import name_process
 from multihost_common.pickling import loads
+from multihost_worker import memories
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def apply_setup(setup: dict[str, Any], number: int) -> None:
         from multihost_common.inherit import adopt
 
         adopt(setup["loggers"])
+    memories.prepare(setup.get("tracker"), setup.get("sys_path") is not None)
     if setup.get("prepare"):
         # What multiprocessing means here, which has to be known before anybody imports it.
         prepare, arguments = loads(setup["prepare"])

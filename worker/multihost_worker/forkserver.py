@@ -262,7 +262,8 @@ def _standard_streams(outputs: list[int]) -> None:
         os.close(fd)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            # A line is one write, also with PYTHONUNBUFFERED: lines of several children do not mix.
+            stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
 
 
 def _raise_oom_score() -> None:

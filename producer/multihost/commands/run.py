@@ -6,7 +6,8 @@ import os
 
 import click
 
-from multihost import patching, runner
+from multihost.patching import install
+from multihost.runner import run_module, run_script
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -27,7 +28,7 @@ def command(
     """
     if broker:
         os.environ["MULTIHOST_BROKER"] = broker
-    patching.install(processes)
+    install(processes)
     if module:
-        runner.run_module(script, args)
-    runner.run_script(script, args)
+        run_module(script, args)
+    run_script(script, args)
