@@ -1,8 +1,7 @@
 """Python's multiprocessing, spanning hosts: ``import multihost as mp``.
 
 Everything here is imported on first use, so that ``import multihost`` costs next to nothing. Names of
-multiprocessing that multihost does not serve itself are the standard library's own: they work, on this
-host.
+multiprocessing that multihost has no need to serve itself (errors, logging, shared memory) are the standard library's own.
 """
 
 from __future__ import annotations
