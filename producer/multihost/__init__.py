@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from multihost.synchronize import Lock as Lock
     from multihost.synchronize import RLock as RLock
     from multihost.synchronize import Semaphore as Semaphore
+    from multihost.threadpool import ThreadPool as ThreadPool
     from multihost_common.errors import AuthError as AuthError
     from multihost_common.errors import BrokerLostError as BrokerLostError
     from multihost_common.errors import ConfigError as ConfigError
@@ -88,6 +89,7 @@ _HOMES = {
     "Manager": "multihost.managers",
     "Pipe": "multihost.connection",
     "Pool": "multihost.pool",
+    "ThreadPool": "multihost.threadpool",
     "Process": "multihost.process",
     "active_children": "multihost.process",
     "current_process": "multihost.process",
@@ -102,12 +104,10 @@ _HOMES = {
 
 #: Modules of multiprocessing by the name that scripts reach them by.
 _MODULES = {
-    "dummy",
     "heap",
     "reduction",
     "resource_sharer",
     "resource_tracker",
-    "shared_memory",
     "spawn",
     "util",
 }
@@ -116,11 +116,13 @@ _MODULES = {
 _OWN_MODULES = {
     "connection",
     "context",
+    "dummy",
     "executor",
     "managers",
     "pool",
     "process",
     "queues",
+    "shared_memory",
     "sharedctypes",
     "synchronize",
 }
