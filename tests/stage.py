@@ -228,7 +228,7 @@ class Client(Peer):
     def __init__(self, stage: Stage, name: str, role: str) -> None:
         super().__init__(stage, name, role)
         self.client = name.encode().ljust(16)
-        self.session = 0
+        self.session = self.era = 0
         self.welcomed = False
         #: Workers it has heard of.
         self.workers = 0
@@ -255,7 +255,7 @@ class Client(Peer):
         self.say(
             m.Hello(
                 self.role, m.PROTOCOL_VERSION, "3.11", 5, self.name, 1, self.slots, self.name, self.client,
-                self.session, self.workers,
+                self.session, self.workers, era=self.era,
             )
         )  # fmt: skip
 
@@ -265,6 +265,7 @@ class Client(Peer):
         elif not self.welcomed:
             if type(message) is m.Welcome:
                 again, self.session, self.welcomed = self.session != 0, message.session, True
+                self.era = message.era
                 self.on_welcome(again)
         elif not self.left:
             reaction: Any = getattr(self, f"on_{type(message).__name__.lower()}", None)

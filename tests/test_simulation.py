@@ -16,12 +16,14 @@ from simulation.house import PLANTED_IN_THE_HOUSE
 from simulation.known import KNOWN, known
 from simulation.planted import PLANTED, planted
 from simulation.schedule import Schedule, Verdict
+from simulation.shared import TROUBLES, SharedSchedule
 from simulation.strikes import GENTLE, JOURNALED, PARTINGS, VIOLENT
 
 #: Schedules of each run of the tests; ``python -m tests.simulation --seeds 0:100000`` runs more.
 SEEDS = range(1600)
 PARTING_SEEDS = range(500)
 DETACHED_SEEDS = range(1000)
+SHARED_SEEDS = range(400)
 
 #: Within so many schedules a planted fault is found.
 FOUND_WITHIN = 2000
@@ -79,6 +81,21 @@ DETACHED_STATES = (
     "result that nobody needed",
 )
 
+#: The same for what is shared.
+SHARED_STATES = (
+    "barrier is broken",
+    "child is an orphan",
+    "child is refused: E_HELLO",
+    "items are called back",
+    "lock of a dead holder",
+    "process ended by -9",
+    "producer has come again",
+    "queue is joined",
+    "request is withdrawn",
+    "said again",
+    "thread lost what it used",
+)
+
 FOLDER = Path(simulation.__path__[0])
 
 
@@ -121,8 +138,8 @@ def test_every_fault_and_every_state_that_matters_occurred(verdicts: list[Verdic
 @pytest.mark.parametrize(("seed", "kind"), failing_seeds())
 def test_schedules_that_once_failed(seed: int, kind: str) -> None:
     careless = kind == "careless"
-    made = DetachedSchedule(seed) if kind == "detached" else Schedule(seed, careless=careless)
-    violation = made.run().violation
+    kinds = {"detached": DetachedSchedule, "shared": SharedSchedule}
+    violation = kinds.get(kind, Schedule)(seed, careless=careless).run().violation
     assert not violation or known(violation, careless), violation
 
 
@@ -141,6 +158,24 @@ def test_every_fault_and_every_state_that_matters_to_detached_jobs_occurred(
 ) -> None:
     counts = occurred(detached_verdicts)
     wanted = [*DETACHED_STATES, *(f"fault: {name}" for name in (*JOURNALED, *ELSEWHERE))]
+    assert [name for name in wanted if not counts[name]] == []
+
+
+@pytest.fixture(scope="module")
+def shared_verdicts() -> list[Verdict]:
+    return [SharedSchedule(seed).run() for seed in SHARED_SEEDS]
+
+
+def test_what_is_shared_is_in_one_place_and_nobody_waits_on_the_dead(shared_verdicts: list[Verdict]) -> None:
+    violations = [(each.seed, each.violation) for each in shared_verdicts if each.violation]
+    assert violations == []
+
+
+def test_every_fault_and_every_state_that_matters_to_what_is_shared_occurred(
+    shared_verdicts: list[Verdict],
+) -> None:
+    counts = occurred(shared_verdicts)
+    wanted = [*SHARED_STATES, *(f"fault: {name}" for name in sorted(TROUBLES))]
     assert [name for name in wanted if not counts[name]] == []
 
 
@@ -173,7 +208,7 @@ def test_a_fault_planted_in_the_house_is_found(name: str) -> None:
     pytest.fail(f"{FOUND_WITHIN} schedules did not find it")
 
 
-@pytest.mark.parametrize("kind", [[], ["--detached"]])
+@pytest.mark.parametrize("kind", [[], ["--detached"], ["--shared"]])
 def test_a_seed_is_one_schedule_in_every_process(kind: list[str]) -> None:
     """Whatever the hashes of strings are."""
     folders = [str(FOLDER.parent), *sys.path]

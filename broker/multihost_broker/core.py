@@ -97,6 +97,7 @@ class Core:
             **self.objects.reactions,
             **self.nested.reactions,
             **self.processes.reactions,
+            m.Restated: self._on_restated,
             m.Blob: self._on_blob,
             **Deposits(self.ledger, self.archive).reactions,
             **Fetches(self.ledger, self.archive).reactions,
@@ -190,8 +191,8 @@ class Core:
         if not self.sessions.by_number:
             self._next_beat = now + HEARTBEAT
         session = self.sessions.find(hello)
-        if session is not None and not hello.session:
-            # It was never welcomed, and knows nothing of it.
+        if session is not None and not session.is_known_to(hello):
+            # It was never welcomed to this one, and knows nothing of it.
             self._end(session, "begins anew")
             session = None
         known = self.sessions.by_peer.get(peer)
@@ -221,6 +222,7 @@ class Core:
                 workers,
                 fresh,
                 session.stream.heard,
+                session.era,
             ),
         )
         if not fresh:
@@ -291,6 +293,10 @@ class Core:
     def _on_blob(self, producer: Session, blob: m.Blob) -> None:
         self._producers.on_blob(producer, blob)
         self.processes.place()
+
+    def _on_restated(self, producer: Session, restated: m.Restated) -> None:
+        self._returns.reactions[m.Restated](producer, restated)
+        self.processes.restated(producer)
 
     def _joined(self, worker: Session) -> None:
         self._workers.joined(worker)

@@ -21,7 +21,8 @@ class Ledger:
 
     def __init__(self, epoch: int = 0, max_memory: int = 0) -> None:
         self.out: list[Action] = []
-        self.sessions = Sessions(epoch & m.U32[1] or 1)
+        # A million sessions in each millisecond is more than any earlier start can have opened.
+        self.sessions = Sessions(epoch & m.U32[1] or 1, (epoch << 20) & (m.U64[1] >> 1))
         self.blobs = Blobs()
         self.memory = Memory(self.emit, self.find, max_memory)
         # A thousand attempts in each millisecond is more than any earlier start can have made.

@@ -33,11 +33,13 @@ class NestedProducers:
         self._here: dict[int, set[Through]] = {}
         #: The pool or process that each belongs to.
         self._roots: dict[Through, int] = {}
+        #: Something is answered to one that may have no session.
+        self._asked = False
         self.reactions: dict[type, Callable[[Session, Any], None]] = {m.Via: self._on_via}
 
     def _on_via(self, worker: Session, via: m.Via) -> None:
         peer = Through(worker.number, via.child)
-        self._here.setdefault(worker.number, set()).add(peer)
+        self._asked = True
         try:
             message = m.decode(via.frames)
         except ProtocolError as error:
@@ -60,6 +62,8 @@ class NestedProducers:
     def opened(self, session: Session) -> None:
         """A session has begun: is it one of these?"""
         session.nested = isinstance(session.peer, Through)
+        if isinstance(session.peer, Through):
+            self._here.setdefault(session.peer.worker, set()).add(session.peer)
 
     def of(self, worker: Session) -> list[Session]:
         """The sessions that end with this worker's."""
@@ -88,8 +92,9 @@ class NestedProducers:
 
     def wrapped(self, actions: list[Action]) -> list[Action]:
         """The actions, with what is for these producers put into messages to their workers."""
-        if not self._here:
+        if not (self._here or self._asked):
             return actions
+        self._asked = False
         return [each for action in actions if (each := self._wrap(action)) is not None]
 
     def _wrap(self, action: Action) -> Action | None:

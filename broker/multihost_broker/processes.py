@@ -109,8 +109,7 @@ class Processes:
         self._owned.setdefault(owner.number, {})[process.number] = process
         for digest in (launch.setup, launch.code):
             self._ledger.blobs.use(digest)
-            if digest and digest not in self._ledger.blobs:
-                self._ledger.tell(owner, m.Need(digest))
+        self._ask_for_content(process)
         if owner.stated is not None:
             # It is stated anew, so some worker may run it.
             process.doubtful = True
@@ -118,6 +117,17 @@ class Processes:
                 self._adopt(process, number)
         else:
             self._place(process)
+
+    def _ask_for_content(self, process: Process) -> None:
+        for digest in (process.launch.setup, process.launch.code):
+            if digest and digest not in self._ledger.blobs:
+                self._ledger.tell(process.owner, m.Need(digest))
+
+    def restated(self, owner: Session) -> None:
+        """The producer has another connection: content that was sent over the last one may have been lost."""
+        for process in self._owned.get(owner.number, {}).values():
+            if process.worker is None:
+                self._ask_for_content(process)
 
     def released(self, owner: Session) -> None:
         """The workers are back that may run what this producer waits for."""
@@ -185,7 +195,7 @@ class Processes:
         process = self.by_number.get(said.process)
         if process is not None and process.worker is worker:
             self._take(process, worker, said)
-        elif worker.returning or worker.claims_until is not None:
+        elif worker.returning or (worker.claims_until or 0.0) > self._ledger.scheduler.now:
             self._strays.setdefault(worker.number, {})[said.process] = said
             if process is not None and process.doubtful:
                 self._adopt(process, worker.number)

@@ -51,12 +51,14 @@ class Session:
     """What is known of one peer."""
 
     __slots__ = (
-        "claims", "claims_until", "client", "digests", "draining", "former", "free", "gone_at", "heard", "host", "kind",
+        "claims", "claims_until", "client", "digests", "draining", "era", "former", "free", "gone_at", "heard", "host", "kind",
         "leases", "name", "nested", "number", "peer", "pid", "pools", "returning", "role", "shares", "slots", "stated", "stream", "workers",
     )  # fmt: skip
 
-    def __init__(self, number: int, peer: Peer, hello: Hello, now: float) -> None:
+    def __init__(self, number: int, era: int, peer: Peer, hello: Hello, now: float) -> None:
         self.number = number
+        #: No other one of this broker's has the same.
+        self.era = era
         self.peer = peer
         self.kind = hello.kind
         #: What its token allows.
@@ -98,6 +100,10 @@ class Session:
         #: It has been here before and has not said yet what it has.
         self.returning = False
 
+    def is_known_to(self, hello: Hello) -> bool:
+        """Has whoever says this Hello been welcomed to this session, or to one before it?"""
+        return hello.session > 0 and hello.era in (0, self.era)
+
     def lost_at(self) -> float:
         """When this session ends if nothing more is heard."""
         if self.nested:
@@ -116,13 +122,14 @@ class Session:
 
 class Sessions:
     """All sessions, by peer and by number. Numbers begin at ``first``: higher than those of earlier starts of
-    the broker, since peers come back with theirs."""
+    the broker, since peers come back with theirs; eras are higher than ``era``."""
 
-    def __init__(self, first: int = 1) -> None:
+    def __init__(self, first: int = 1, era: int = 0) -> None:
         self.by_peer: dict[Peer, Session] = {}
         self.by_number: dict[int, Session] = {}
         self._gone: dict[int, Session] = {}
         self._next = first
+        self._era = era
         #: Numbers of sessions that are over, whose pools are being closed still.
         self.reserved: set[int] = set()
 
@@ -133,7 +140,8 @@ class Sessions:
         while not number or number in self.by_number or number in self.reserved:
             number = self._next
             self._next = self._next % U32[1] + 1
-        session = Session(number, peer, hello, now)
+        self._era += 1
+        session = Session(number, self._era, peer, hello, now)
         self.by_peer[peer] = session
         self.by_number[session.number] = session
         return session

@@ -145,7 +145,7 @@ class Session:
         self.dealer.welcomed(welcome)
         self.up = True
         self._heard = time.monotonic()
-        self.hello.session = welcome.session
+        self.hello.session, self.hello.era = welcome.session, welcome.era
         if welcome.fresh or welcome.epoch != self._epoch:
             welcome.fresh = True
             self._epoch = welcome.epoch

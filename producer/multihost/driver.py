@@ -74,6 +74,11 @@ class Driver(Loop):
     def _send(self, message: m.Message) -> None:
         raise NotImplementedError
 
+    @property
+    def reaches(self) -> bool:
+        """What is said now may arrive."""
+        return True
+
     def _describe(self) -> str:
         raise NotImplementedError
 

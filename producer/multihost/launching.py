@@ -55,6 +55,8 @@ class Launch:
         self.host = ""
         self.pid = 0
         self.exitcode = 0
+        #: The broker may have heard of it.
+        self.sent = False
         #: The signal that it was sent last.
         self.signal = 0
         #: Why it could not run, or was lost.
@@ -149,6 +151,7 @@ class Launching:
             launch.end("", -SIGKILL, str(self._engine._failure))
             return
         self.alive[launch.number] = launch
+        launch.sent = self._engine.reaches
         message = launch.message()
         contents = ((message.setup, launch.spec.setup), (message.code, launch.spec.code))
         for digest, content in contents:
@@ -185,10 +188,21 @@ class Launching:
             yield launch.spec.setup
             yield launch.spec.code
 
-    def restate(self) -> Iterator[m.Message]:
-        """What a broker has to be told that may know all, some or nothing of it."""
+    def resumed(self) -> None:
+        """The broker has all that was said, or is about to."""
+        for launch in self.alive.values():
+            launch.sent = True
+
+    def restate(self, given_up: bool) -> Iterator[m.Message]:
+        """What a broker has to be told that knows nothing of it. ``given_up``: it did, had thought this process lost, and
+        has ended all that it had launched; which may not begin again."""
         self._sent.clear()
         for launch in list(self.alive.values()):
+            if given_up and launch.sent:
+                text = "the broker had heard nothing of its parent for too long"
+                self._end(launch, "", -SIGKILL, text)
+                continue
+            launch.sent = True
             yield launch.message()
             if launch.signal:
                 yield m.Signal(launch.number, launch.signal)

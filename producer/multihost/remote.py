@@ -55,11 +55,18 @@ class RemoteEngine(Driver):
             raise
         #: When all workers that come back to a broker have done so.
         self._settled_at = 0.0
+        #: Of the broker that was here last.
+        self._epoch = welcome.epoch
         self._note(welcome)
         self._next_beat = time.monotonic() + self._heartbeat
         atexit.register(self.close)
         # Signs of life are due whether or not a caller waits.
         self._ensure_thread()
+
+    @property
+    def reaches(self) -> bool:
+        """What is said now may arrive."""
+        return self._session.up
 
     def _describe(self) -> str:
         return self._session.dealer.address
@@ -88,8 +95,11 @@ class RemoteEngine(Driver):
             self.sharing.fail(
                 BrokerLostError("the broker was started anew: what was shared through it is no more")
             )
-            for message in self.launching.restate():
+            for message in self.launching.restate(given_up=welcome.epoch == self._epoch):
                 self._send(message)
+        else:
+            self.launching.resumed()
+        self._epoch = welcome.epoch
         self._restate()
         self._resize(welcome.slots, welcome.workers)
 

@@ -13,6 +13,7 @@ from .house import PLANTED_IN_THE_HOUSE
 from .known import KNOWN, known
 from .planted import PLANTED, planted
 from .schedule import Schedule, Verdict
+from .shared import SharedSchedule
 from .strikes import GENTLE, JOURNALED, VIOLENT
 
 #: Lines of a trace that are shown of a violation without ``--trace``.
@@ -30,6 +31,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="put this fault into the cores",
     )
     parser.add_argument("--detached", action="store_true", help="schedules of detached jobs")
+    parser.add_argument("--shared", action="store_true", help="schedules of shared objects and processes")
     parser.add_argument("--only", default="", help="comma-separated names: nothing else goes wrong")
     parser.add_argument("--careless", action="store_true", help="users cancel without a kill what never ends")
     parser.add_argument("--trace", action="store_true", help="show all that happened")
@@ -61,7 +63,9 @@ class Runs:
     def schedule(self, seed: int, traced: bool = False) -> Verdict:
         """Run one."""
         only = [each for each in self.options.only.split(",") if each]
-        kind = DetachedSchedule if self.options.detached else Schedule
+        kind = (
+            DetachedSchedule if self.options.detached else SharedSchedule if self.options.shared else Schedule
+        )
         return kind(seed, traced, only or None, self.options.careless).run()
 
     def run(self) -> None:

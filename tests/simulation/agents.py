@@ -15,9 +15,10 @@ from multihost_worker.core import Core, CoreConfig
 
 from .children import VirtualChildren
 from .invariants import audit_agent
-from .parties import Client
+from .offspring import Offspring
 from .plans import BROKEN, Plan, plan_of
 from .processes import VirtualChild, VirtualRun
+from .streaming import Streaming
 from .world import ViolationError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Children(VirtualChildren):
         self.agent = agent
         self.world = agent.world
         self._broken: set[int] = set()
+        self.offspring = Offspring(self)
         self.start_seconds = self.world.random.uniform(0.005, 0.05)
         self.kill_seconds = self.world.random.uniform(0.0002, 0.005)
 
@@ -68,13 +70,20 @@ class Children(VirtualChildren):
         if type(action) is e.StartChild and bytes(action.setup) == BROKEN:
             self._broken.add(action.child)
         super().do(action, events)
+        self.offspring.do(action)
 
     def _ready(self, child: VirtualChild) -> None:
         if child.number not in self._broken:
             super()._ready(child)
+            self.offspring.ready(child)
         elif child.number in self.children:
             self.emit(child, e.ChildFailed(child.number, "the initializer raised"))
             self.exits(child, 1)
+
+    def _end(self, child: VirtualChild, signal: int, exitcode: int, item: int | None) -> None:
+        if self.alive and child.number in self.children:
+            self.offspring.ended(child.number)
+        super()._end(child, signal, exitcode, item)
 
     def plan(self, run: VirtualRun) -> Plan:
         """Of the job that the run belongs to."""
@@ -124,7 +133,7 @@ class Children(VirtualChildren):
         return [pack_lengths([len(payload)]), payload]
 
 
-class Agent(Client):
+class Agent(Streaming):
     """One start of the agent on a host."""
 
     role = m.WORKER
@@ -136,7 +145,6 @@ class Agent(Client):
         self.slots = slots
         self.core = Core(CoreConfig(slots=slots, host=name, drain_timeout=drain_timeout))
         self.children = Children(self)
-        self.registered = False
         self.heard = 0.0
         #: When Hello was said over the present connection; 0.0: it was not.
         self.greeted = 0.0
@@ -180,9 +188,9 @@ class Agent(Client):
         self.wake_by(self.core.deadline())
 
     def _send(self, message: m.Message) -> None:
+        self.say(message)
         if not self.registered:
             return
-        self.send(message)
         if type(message) in ANSWERS:
             self.said.append(message)
             if self.world.network.repeat_rate > self.world.random.random():
@@ -201,6 +209,7 @@ class Agent(Client):
 
     def _pulse(self, now: float) -> None:
         self._pulse_at = now + PULSE
+        self.acknowledge(now=True)
         if not self.registered:
             if self.greeted and now - self.greeted > SILENT:
                 self._redial()
@@ -230,13 +239,13 @@ class Agent(Client):
     def take(self, connection: Connection, message: m.Message) -> None:
         self.heard = self.clock()
         if type(message) is m.Welcome:
-            self.registered, self.session = True, message.session
-            self.tell(e.Connected())
+            self.tell(e.Connected(self.welcomes(message)))
             self._say_twice()
         elif type(message) is m.Refused:
             self._refused(message)
-        elif self.registered:
+        elif self.is_news(message):
             self.tell(e.Received(message))
+        self.acknowledge()
 
     def _refused(self, refused: m.Refused) -> None:
         if refused.reason == "E_HELLO":
@@ -292,4 +301,6 @@ class Agent(Client):
 
     def _end(self) -> None:
         self.alive = self.children.alive = False
+        for number in list(self.children.children):
+            self.children.offspring.ended(number)
         self.children.children.clear()

@@ -13,6 +13,7 @@ from multihost_common import messages as m
 from .invariants import audit, audit_lease
 from .journaled import audit_archive, audit_promise, audit_restored
 from .parties import Party
+from .witness import Witness
 from .world import ViolationError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Broker(Party):
         wall = WALL + world.wall + world.now - self.clock()
         room = ROOM[world.seed % len(ROOM)]
         self.core = Core(CoreConfig(epoch=epoch, max_memory=room, last_ticket=self.journal.last, wall=wall))
+        self.witness = Witness(world, world.scene, self.core) if world.scene is not None else None
         #: Whom it can send to, by peer.
         self.connections: dict[str, Connection] = {}
         self._ticks = 0
@@ -54,6 +56,8 @@ class Broker(Party):
             self._beat(connection, message)
             return
         count = self._handle(be.Received(connection.peer, connection.client.role, message))
+        if self.witness is not None:
+            self.witness.audit()
         if count or (kind is not m.Beat and kind is not m.Output):
             audit(self.core)
         if kind is m.Result and not count:
@@ -104,6 +108,8 @@ class Broker(Party):
         """A connection has ended, and all that came over it before was heard."""
         self.connections.pop(connection.peer, None)
         self._handle(be.Gone(connection.peer))
+        if self.witness is not None:
+            self.witness.audit()
 
     def due(self) -> float | None:
         return self.core.deadline()
@@ -111,6 +117,8 @@ class Broker(Party):
     def on_time(self, now: float) -> None:
         self._handle(be.Tick(), now)
         audit(self.core)
+        if self.witness is not None:
+            self.witness.audit()
         self._ticks += 1
         if self._ticks % 4 == 0:
             # Somebody asks how it is.
@@ -176,6 +184,8 @@ class Broker(Party):
         """It is killed: everybody's connection ends, and what it knew is forgotten."""
         self.alive = False
         self.journal.crash()
+        if self.witness is not None:
+            self.witness.crashed()
         for connection in self.connections.values():
             connection.reset(self.world.random.uniform(0.0, 0.1), None)
 

@@ -39,7 +39,7 @@ END: Any = _End()
 #: What the broker's core changes before it passes it on: whoever has sent it must keep its own.
 CHANGED: dict[type[m.Message], Callable[[Any], Any]] = {
     kind: attrgetter(*(each.name for each in fields(kind)))
-    for kind in (m.OpenPool, m.OpenJob, m.Result, m.Output, m.Submit)
+    for kind in (m.OpenPool, m.OpenJob, m.Result, m.Output, m.Submit, m.Launch)
 }
 
 

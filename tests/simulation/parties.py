@@ -113,6 +113,8 @@ class Client(Party):
         self.dials = 0
         #: The number of its session, 0: it has had none.
         self.session = 0
+        #: What its Welcome said.
+        self.told_era = 0
         self.connection: Connection | None = None
         self.connections: list[Connection] = []
 
@@ -120,8 +122,9 @@ class Client(Party):
         """How it registers, with what it was called before."""
         client = self.name.encode()[:16].ljust(16)
         return m.Hello(
-            self.role, m.PROTOCOL_VERSION, "3.11", 5, self.name, 1, slots, self.name, client, self.session
-        )
+            self.role, m.PROTOCOL_VERSION, "3.11", 5, self.name, 1, slots, self.name, client, self.session,
+            era=self.told_era,
+        )  # fmt: skip
 
     def connected(self, connection: Connection) -> None:
         """A connection was made."""

@@ -129,7 +129,7 @@ class Producer(Client):
 
     def _welcome(self, welcome: m.Welcome) -> None:
         again = self.session != 0
-        self.welcomed, self.session = True, welcome.session
+        self.welcomed, self.session, self.told_era = True, welcome.session, welcome.era
         if again:
             self._settled_at = self.clock() + SETTLING
         self._count(welcome.workers)

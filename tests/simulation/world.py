@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .network import Network
     from .plans import Plan
     from .producers import Producer
+    from .scene import Scene
 
 #: More than any schedule needs: who asks for the time again and again does not get on.
 MOST_STEPS = 30_000
@@ -60,6 +61,8 @@ class World:
         self.producers: list[Producer] = []
         self.callers: list[Caller] = []
         self.deposits: list[Deposit] = []
+        #: What is shared, if anything is.
+        self.scene: Scene | None = None
         #: Something was done that may make items run twice, or charge them with deaths.
         self.violent = False
         #: A clock has jumped, so an item may seem to take longer than it does.

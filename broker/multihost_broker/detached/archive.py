@@ -63,7 +63,7 @@ class Archive:
         self.scribe = Scribe(ledger.emit, ticket)
         self._scheduler = ledger.scheduler
         self._wall = wall
-        self.session = Session(HOUSE, None, m.Hello(kind=m.PRODUCER, name="detached jobs"), 0.0)
+        self.session = Session(HOUSE, 0, None, m.Hello(kind=m.PRODUCER, name="detached jobs"), 0.0)
         #: In the order in which they were submitted.
         self.jobs: dict[bytes, DetachedJob] = {}
         self._numbers: dict[int, DetachedJob] = {}

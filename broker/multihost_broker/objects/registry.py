@@ -24,7 +24,7 @@ class Objects:
         self.machines: dict[bytes, Machine] = {}
         #: Object -> the session that made it; session -> its objects.
         self._makers: dict[bytes, Party] = {}
-        self._made: dict[Party, set[bytes]] = {}
+        self._made: dict[Party, dict[bytes, None]] = {}
         #: Session -> the objects that it has used.
         self._used: dict[Party, dict[bytes, None]] = {}
         #: (session, number) -> the request, and the object it is of.
@@ -59,7 +59,7 @@ class Objects:
             request.refuse(str(error))
             return
         self._makers[name] = request.party
-        self._made.setdefault(request.party, set()).add(name)
+        self._made.setdefault(request.party, {})[name] = None
         self._used.setdefault(request.party, {})[name] = None
         request.done()
 
@@ -113,7 +113,7 @@ class Objects:
     def _forget(self, name: bytes) -> None:
         """The object is no more; who waits is told so."""
         machine = self.machines.pop(name)
-        self._made[self._makers.pop(name)].discard(name)
+        self._made[self._makers.pop(name)].pop(name, None)
         for used in self._used.values():
             used.pop(name, None)
         for request, of in list(self._waiting.values()):
@@ -133,7 +133,7 @@ class Objects:
         for name in list(self._made.get(party, ())):
             if parent is not None and self.machines[name].outlives:
                 self._makers[name] = parent.number
-                self._made.setdefault(parent.number, set()).add(name)
+                self._made.setdefault(parent.number, {})[name] = None
             else:
                 self._forget(name)
         self._made.pop(party, None)
