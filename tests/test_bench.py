@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from scripts import MULTIHOST, ROOT, run
 
-from multihost.bench import loads, measure, rows
+import multihost
+from multihost.bench import loads, measure, rows, shared
 from multihost.bench.cluster import Cluster, cpu_seconds, resident
 from multihost.bench.rows import Goal
 from multihost_common.errors import MultihostError
@@ -105,6 +106,25 @@ def test_a_workload_answers_figures(name: str) -> None:
     ]
     assert figures and all(figure >= 0 for figure in figures)
     json.dumps(answer)
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("queue", {"number": 50, "size": 0}),
+        ("queue", {"number": 50, "size": 100}),
+        ("pipe", {"number": 5}),
+        ("pipe", {"number": 5, "two": True}),
+        ("lock", {"number": 5}),
+        ("processes", {"number": 2}),
+    ],
+)
+def test_a_workload_of_shared_objects_answers_a_figure(
+    address: str, name: str, sizes: dict[str, Any]
+) -> None:
+    (figure,) = shared.LOADS[name](multihost, **sizes).values()
+    assert figure > 0
 
 
 @pytest.mark.parametrize("name", loads.LOADS)

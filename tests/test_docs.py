@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import re
 from pathlib import Path
 
@@ -16,6 +17,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "common" / "PROTOCOL.md"])
 PROTOCOL = (ROOT / "common" / "PROTOCOL.md").read_text()
 README = (ROOT / "README.md").read_text()
+
+#: Those of multiprocessing that list their names.
+MODULES = (
+    "connection",
+    "managers",
+    "pool",
+    "process",
+    "queues",
+    "shared_memory",
+    "sharedctypes",
+    "synchronize",
+)
 
 NAMED_RANGES = {
     m.U8: "0 .. 255",
@@ -50,6 +63,17 @@ def test_the_tests_that_show_the_guarantees_exist() -> None:
     for file, function in named:
         source = (ROOT / "tests" / file).read_text()
         assert f"def {function}(" in source if function else source, f"{file}::{function}"
+
+
+def test_every_name_of_multiprocessing_is_on_its_page() -> None:
+    told = (ROOT / "docs" / "multiprocessing.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE)
+    assert not set(multiprocessing.__all__) - set(rows)
+    words = set(re.findall(r"\w+", told))
+    for module in MODULES:
+        assert module in rows
+        names = importlib.import_module(f"multiprocessing.{module}").__all__
+        assert not set(names) - words, module
 
 
 @pytest.mark.parametrize("cls", m.TABLE.values(), ids=lambda cls: str(cls.__name__))

@@ -1,8 +1,7 @@
 """Python's multiprocessing, spanning hosts: ``import multihost as mp``.
 
 Everything here is imported on first use, so that ``import multihost`` costs next to nothing. Names of
-multiprocessing that multihost does not serve itself are the standard library's own: they work, on this
-host.
+multiprocessing that multihost has no need to serve itself (errors, logging, shared memory) are the standard library's own.
 """
 
 from __future__ import annotations
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from multihost.synchronize import Lock as Lock
     from multihost.synchronize import RLock as RLock
     from multihost.synchronize import Semaphore as Semaphore
+    from multihost.threadpool import ThreadPool as ThreadPool
     from multihost_common.errors import AuthError as AuthError
     from multihost_common.errors import BrokerLostError as BrokerLostError
     from multihost_common.errors import ConfigError as ConfigError
@@ -89,6 +89,7 @@ _HOMES = {
     "Manager": "multihost.managers",
     "Pipe": "multihost.connection",
     "Pool": "multihost.pool",
+    "ThreadPool": "multihost.threadpool",
     "Process": "multihost.process",
     "active_children": "multihost.process",
     "current_process": "multihost.process",
@@ -103,12 +104,10 @@ _HOMES = {
 
 #: Modules of multiprocessing by the name that scripts reach them by.
 _MODULES = {
-    "dummy",
     "heap",
     "reduction",
     "resource_sharer",
     "resource_tracker",
-    "shared_memory",
     "spawn",
     "util",
 }
@@ -117,11 +116,13 @@ _MODULES = {
 _OWN_MODULES = {
     "connection",
     "context",
+    "dummy",
     "executor",
     "managers",
     "pool",
     "process",
     "queues",
+    "shared_memory",
     "sharedctypes",
     "synchronize",
 }

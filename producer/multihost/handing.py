@@ -76,9 +76,15 @@ class _Desk:
                 return
             except OSError:
                 return
-            with peer, suppress(OSError):
-                peer.settimeout(1.0)
-                self._hand_out(peer)
+            # A thread each: on a busy machine one may be slow to say what it wants, and others wait.
+            threading.Thread(
+                target=self._attend, args=(peer,), name="multihost-handing-out", daemon=True
+            ).start()
+
+    def _attend(self, peer: socket.socket) -> None:
+        with peer, suppress(OSError):
+            peer.settimeout(TIMEOUT)
+            self._hand_out(peer)
 
     def _hand_out(self, peer: socket.socket) -> None:
         ticket = peer.recv(TICKET_BYTES)

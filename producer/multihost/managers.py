@@ -21,7 +21,15 @@ from multihost.connection import Connection, Pipe, answer_challenge, deliver_cha
 from multihost.janitor import later, within_loop
 from multihost.pool import Pool
 from multihost.process import Process
-from multihost.rendezvous import Client, Listener, forget, is_address
+from multihost.rendezvous import (
+    BrokeredListener,
+    Client,
+    Listener,
+    LocalListener,
+    forget,
+    hang_up,
+    is_address,
+)
 from multihost_common.errors import MultihostError
 
 if TYPE_CHECKING:
@@ -29,6 +37,9 @@ if TYPE_CHECKING:
 
 #: Seconds after which one who waits for a server looks whether its process is still there.
 PATIENCE = 1.0
+
+#: Seconds after which one tries again who could not accept a connection.
+RETRY = 0.1
 
 
 def __getattr__(name: str) -> Any:
@@ -52,11 +63,15 @@ SERIALIZER = _Serializer("multihost")
 _standard.listener_client[SERIALIZER] = (Listener, Client)  # type: ignore[attr-defined]
 
 
+_LISTENERS = BrokeredListener, LocalListener
+
+
 # -- the server ------------------------------------------------------------------------------------------
 
 
 class Server(_standard.Server):
-    """What runs in the process of a manager. A connection through the broker is good for many requests."""
+    """What runs in the process of a manager. A connection by an address that was not chosen is good for many
+    requests."""
 
     if TYPE_CHECKING:
         authkey: bytes
@@ -73,26 +88,30 @@ class Server(_standard.Server):
         try:
             super().serve_forever()
         finally:
-            if isinstance(self.listener, Listener):
+            if isinstance(self.listener, _LISTENERS):
                 self.listener.close()
                 for connection in list(self._open):
-                    connection.close()
+                    hang_up(connection)
 
     def accepter(self) -> None:
         """Accept connections, until there is nowhere that they could come from."""
-        if not isinstance(self.listener, Listener):
+        if not isinstance(self.listener, _LISTENERS):
             super().accepter()
         while not self.stop_event.is_set():
             try:
                 connection = self.listener.accept()
-            except (EOFError, OSError, MultihostError):
+            except (EOFError, MultihostError):
                 self.stop_event.set()
                 return
+            except OSError:
+                # There are too many open files, say.
+                self.stop_event.wait(RETRY)
+                continue
             threading.Thread(target=self.handle_request, args=(connection,), daemon=True).start()
 
     def handle_request(self, conn: Any) -> None:
         """Serve one connection until it ends."""
-        if not isinstance(conn, Connection):
+        if not isinstance(self.listener, _LISTENERS):
             super().handle_request(conn)
             return
         self._open.add(conn)

@@ -51,10 +51,19 @@ _IMPORTERS = frozenset(
 _METHODS = frozenset({*MAKERS, "Process", "get_context", "get_start_method", "set_start_method"})
 
 #: Modules of multiprocessing that have a counterpart here.
-_MODULES = ("connection", "context", "managers", "pool", "queues", "sharedctypes", "synchronize")
+_MODULES = (
+    "connection",
+    "context",
+    "managers",
+    "pool",
+    "queues",
+    "shared_memory",
+    "sharedctypes",
+    "synchronize",
+)
 
 #: Modules that scripts reach without importing them.
-_REACHED = frozenset({*_MODULES, "shared_memory"})
+_REACHED = frozenset(_MODULES)
 
 
 class Face(ModuleType):

@@ -36,10 +36,14 @@ usual_processes: int | None = None
 #: How long ``Pool._pool`` waits for the pool's processes to be there.
 START_SECONDS = 5.0
 
-_FROM_MULTIPROCESSING = frozenset({"ThreadPool", "RemoteTraceback", "MaybeEncodingError"})
+_FROM_MULTIPROCESSING = frozenset({"RemoteTraceback", "MaybeEncodingError"})
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ThreadPool":
+        from multihost.threadpool import ThreadPool
+
+        return ThreadPool
     if name in _FROM_MULTIPROCESSING:
         from multiprocessing import pool
 

@@ -1,34 +1,41 @@
-"""Connections by address, through the broker: what reaches the broker reaches any listener, whatever its host.
+"""Connections by address, from any process that works for this script to any other.
 
     listener = Listener()                                       # in one process
     connection = listener.accept()
 
-    connection = Client(listener.address, authkey=key)          # in any other
+    connection = connect(listener.address, key)                 # in any other
 
-A listener holds a pipe, and its address is the name of that. A client makes a pipe of its own, and puts what the other
-end of it is known by into the listener's. That is no pickle: both ends prove that they know the key before anything is
-unpickled.
+Where all processes are on this machine that is a socket of it. With a broker a listener holds a pipe there, and its
+address is the name of that: a client makes a pipe of its own, and puts what the other end of it is known by into the
+listener's. Nothing is unpickled before both ends have proved that they know the key.
 """
 
 from __future__ import annotations
 
 import errno
+import multiprocessing.connection as _standard
 import os
+import socket
+import sys
 from collections import OrderedDict
 from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
-from multihost.brokered import BrokeredConnection as Connection
-from multihost.brokered import land, pipe
-from multihost.connection import answer_challenge, deliver_challenge
+from multihost import brokered
+from multihost.brokered import BrokeredConnection
+from multihost.connection import Connection, answer_challenge, deliver_challenge
+from multihost.engine import all_here
 from multihost.janitor import later, within_loop
 from multihost.sharing import get_sharing
 from multihost_common import messages as m
 from multihost_common import shipments
 
-#: What an address begins with.
-PREFIX = "multihost:"
+#: What an address at a broker begins with, and one of this machine.
+PREFIX, LOCAL_PREFIX = "multihost:", "multihost-local:"
+
+#: Linux has addresses of sockets that leave no file behind.
+_ABSTRACT = "\0multihost-"
 
 #: Seconds after which a client looks whether the listener is still there.
 PATIENCE = 1.0
@@ -44,24 +51,51 @@ _COUNTS = frozenset({"incref", "decref"})
 
 
 def is_address(address: object) -> bool:
-    """Whether this is the address of a :class:`Listener`."""
-    return isinstance(address, str) and address.startswith(PREFIX)
+    """Whether this is the address of a listener made by :func:`Listener`."""
+    return isinstance(address, str) and address.startswith((PREFIX, LOCAL_PREFIX))
 
 
-class Listener:
-    """Accepts connections of those who know its address. ``address`` must be None: it is made, not chosen."""
+def Listener(  # noqa: N802
+    address: object = None, family: object = None, backlog: int = 1
+) -> BrokeredListener | LocalListener:
+    """Accepts connections of those who know its address. That is made, not chosen: ``address`` must be None."""
+    if address is not None:
+        raise ValueError(f"{address!r}: the address of such a listener cannot be chosen")
+    return LocalListener(backlog) if all_here() else BrokeredListener()
 
-    def __init__(self, address: object = None, family: object = None, backlog: int = 1) -> None:
-        if address is not None:
-            raise ValueError(f"{address!r}: the address of a listener at the broker cannot be chosen")
+
+class LocalListener:
+    """A listener for processes of this machine."""
+
+    def __init__(self, backlog: int = 1) -> None:
+        chosen = _ABSTRACT + os.urandom(16).hex() if sys.platform == "linux" else None
+        self._listener = _standard.Listener(chosen, "AF_UNIX", backlog)
+        self.address = LOCAL_PREFIX + os.fsdecode(self._listener.address).removeprefix(_ABSTRACT)
+
+    def accept(self) -> Connection:
+        """Wait for the next connection. Nothing is known of who made it."""
+        return _ours(self._listener.accept())
+
+    def close(self) -> None:
+        """Nobody is accepted any more; who waits for that gets an OSError."""
+        listener: Any = self._listener._listener  # type: ignore[attr-defined]
+        with suppress(AttributeError, OSError):
+            listener._socket.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+class BrokeredListener:
+    """A listener for all who reach the same broker."""
+
+    def __init__(self) -> None:
         # Both ends are kept, or it would be at its end when a client leaves.
-        self._inner, self._outer = pipe()
+        self._inner, self._outer = brokered.pipe()
         self.address = PREFIX + self._inner._name.hex()
 
     def accept(self) -> Connection:
         """Wait for the next connection. Nothing is known of who made it. Raises EOFError once that is over."""
         data = self._inner.recv_bytes()
-        made = land(data[: m.OBJECT], 1, True, True, data[m.OBJECT :])
+        made = brokered.land(data[: m.OBJECT], 1, True, True, data[m.OBJECT :])
         # This is the only handle of its side.
         made._shipped = False
         return made
@@ -78,17 +112,7 @@ def connect(address: str, authkey: bytes) -> Connection:
     Raises ConnectionRefusedError if there is none, AuthenticationError if it has another key, EOFError if it ends
     meanwhile.
     """
-    try:
-        name = bytes.fromhex(address.removeprefix(PREFIX))
-    except ValueError:
-        name = b""
-    if len(name) != m.OBJECT:
-        raise ValueError(f"{address!r} is no address of a listener")
-    door = land(name, 1, True, True, b"")
-    try:
-        made = _knock(door, address)
-    finally:
-        door.close()
+    made = _reach(address) if address.startswith(PREFIX) else _dial(address)
     try:
         answer_challenge(made, authkey)
         deliver_challenge(made, authkey)
@@ -98,8 +122,42 @@ def connect(address: str, authkey: bytes) -> Connection:
     return made
 
 
-def _knock(door: Connection, address: str) -> Connection:
-    here, there = pipe()
+def _dial(address: str) -> Connection:
+    name = address.removeprefix(LOCAL_PREFIX)
+    return _ours(_standard.Client(name if os.path.isabs(name) else _ABSTRACT + name, "AF_UNIX"))
+
+
+def _ours(connection: Any) -> Connection:
+    """The same, as one that sends what the script itself defines by value."""
+    fd, connection._handle = connection._handle, None
+    return Connection(fd)
+
+
+def hang_up(connection: Connection) -> None:
+    """Let both ends know that it is over, also a thread of this process that waits for something to come."""
+    if not isinstance(connection, BrokeredConnection):
+        with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as made:
+            made.shutdown(socket.SHUT_RDWR)
+    else:
+        connection.close()
+
+
+def _reach(address: str) -> BrokeredConnection:
+    try:
+        name = bytes.fromhex(address.removeprefix(PREFIX))
+    except ValueError:
+        name = b""
+    if len(name) != m.OBJECT:
+        raise ValueError(f"{address!r} is no address of a listener")
+    door = brokered.land(name, 1, True, True, b"")
+    try:
+        return _knock(door, address)
+    finally:
+        door.close()
+
+
+def _knock(door: BrokeredConnection, address: str) -> BrokeredConnection:
+    here, there = brokered.pipe()
     with shipments.collected() as promises:
         _, (name, *_, ticket) = there.__reduce__()
     there.close()
@@ -130,6 +188,8 @@ class _Line:
     def __init__(self, address: str, authkey: bytes) -> None:
         self._key = address, authkey
         self._connection: Connection | None = _idle.take(address, authkey) or connect(address, authkey)
+        _idle.lent.add(self._connection)
+        self._pid = os.getpid()
         self._unanswered = 0
         self._last = False
 
@@ -155,7 +215,9 @@ class _Line:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if self._last or self._unanswered or not _idle.keep(*self._key, connection):
+        _idle.lent.discard(connection)
+        done = self._last or self._unanswered or self._pid != os.getpid()
+        if done or not _idle.keep(*self._key, connection):
             connection.close()
 
     def __del__(self) -> None:
@@ -200,6 +262,8 @@ class _Idle:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, bytes], list[Connection]] = OrderedDict()
+        #: Those in use. The garbage collector would else close one before its user lets go of it.
+        self.lent: set[Connection] = set()
 
     def take(self, address: str, authkey: bytes) -> Connection | None:
         """One that is kept, if any."""
@@ -208,7 +272,7 @@ class _Idle:
             kept = self._kept[address, authkey]
             while True:
                 connection = kept.pop()
-                if connection._sharing is get_sharing():
+                if not isinstance(connection, BrokeredConnection) or connection._sharing is get_sharing():
                     return connection
         return None
 
@@ -253,4 +317,13 @@ def _after_fork() -> None:
 _idle = _Idle()
 os.register_at_fork(after_in_child=_after_fork)
 
-__all__ = ["Client", "Listener", "connect", "forget", "is_address"]
+__all__ = [
+    "BrokeredListener",
+    "Client",
+    "Listener",
+    "LocalListener",
+    "connect",
+    "forget",
+    "hang_up",
+    "is_address",
+]
