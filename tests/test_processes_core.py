@@ -11,6 +11,7 @@ from multihost_broker import events as be
 from multihost_broker import processes
 from multihost_common import messages as m
 from multihost_common.blobs import digest_of
+from multihost_common.blocks import pack_lengths
 from multihost_worker import core as agent
 from multihost_worker import events as ae
 
@@ -382,6 +383,25 @@ def nested(office: Office) -> int:
     ):
         office.hear("host", m.WORKER, m.Via(3, root, frames=m.encode(message)))
     return office.placed("host")
+
+
+def one_item() -> list[m.Message]:
+    items = pack_lengths([4]), b"item"
+    return [m.OpenPool(9), m.OpenJob(8, 9), m.Feed(8, 0, 1, 1, items)]
+
+
+def test_a_pool_of_a_child_has_work_done_beside_slots_that_are_all_taken(office: Office) -> None:
+    office.join("host", m.WORKER, 1)
+    for message in one_item():
+        office.hear("script", m.PRODUCER, message)
+    (grant,) = office.told("host", m.Grant)
+    assert isinstance(grant, m.Grant)
+    for message in (m.Hello(m.PRODUCER, m.PROTOCOL_VERSION, "3.11", 5, "host", 2), *one_item()):
+        office.hear("host", m.WORKER, m.Via(3, grant.pool, frames=m.encode(message)))
+    beside, lease = office.told("host", m.Grant, m.Lease)
+    assert isinstance(beside, m.Grant) and isinstance(lease, m.Lease)
+    assert (beside.slots, lease.count) == (1, 1)
+    assert beside.pool != grant.pool
 
 
 def test_an_orphan_is_told_so_and_ends_with_the_script(office: Office) -> None:
