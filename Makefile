@@ -26,6 +26,7 @@ bench:
 simulate:
 	$(PYTHON) -m tests.simulation --seeds 0:100000
 	$(PYTHON) -m tests.simulation --seeds 0:100000 --detached
+	$(PYTHON) -m tests.simulation --seeds 0:100000 --shared
 
 rules:
 	MULTIHOST_RULES=30000 $(PYTHON) -m pytest tests/test_rules.py
