@@ -181,6 +181,14 @@ def test_a_callback_that_raises_stops_nothing(make_pool: MakePool) -> None:
     assert pool.apply(square, (3,)) == 9
 
 
+def test_who_waits_is_told_at_once_that_a_slow_callback_has_ended(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    for _ in range(3):
+        begun = time.monotonic()
+        pool.map_async(square, [2], callback=lambda _: time.sleep(0.05)).wait(20)
+        assert time.monotonic() - begun < 15
+
+
 def test_callbacks_come_though_nobody_waits(make_pool: MakePool) -> None:
     done = threading.Event()
     make_pool(1).apply_async(square, (2,), callback=lambda _: done.set())
@@ -223,6 +231,13 @@ def test_a_pool_has_its_own_processes_and_as_many_as_it_says(make_pool: MakePool
     pids = set(first.map(pid_after, [0.05] * 12, 1))
     assert len(pids) == 2 and os.getpid() not in pids
     assert pids.isdisjoint(second.map(pid_after, [0.01] * 6, 1))
+
+
+def test_the_initializer_runs_in_a_pool_that_is_not_used(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool(1, initializer=note, initargs=((str(tmp_path), 1),))
+    pool.close()
+    pool.join()
+    assert (tmp_path / "1").exists()
 
 
 def test_a_failing_initializer_is_an_error_and_no_hang(make_pool: MakePool) -> None:

@@ -65,6 +65,8 @@ class PoolHandle:
         self.pid = os.getpid()
         self.limit = processes or (self.engine.capacity if self.local else 0)
         self.closed = False
+        #: Something was to be run in it.
+        self.used = False
         self._streams: OrderedDict[Any, StreamJob] = OrderedDict()
         #: Functions that have been pickled, so that what they refer to is pickled once.
         self._tasks: WeakKeyDictionary[Callable[..., Any], Task] = WeakKeyDictionary()
@@ -135,6 +137,7 @@ class PoolHandle:
 
         ``kick`` False: the caller waits for it at once, and so runs the loop itself.
         """
+        self.used = True
         plain = cacheable(function)
         data, buffers = dump_item((tuple(args) if plain else (function, *args), kwds))
         with self._opening:
@@ -182,6 +185,7 @@ class PoolHandle:
         window: int | None = None,
     ) -> MapJob:
         """A job that runs a function over a source; it is not started yet."""
+        self.used = True
         return MapJob(self.number, task, options, source, sink, chunksize, window, self.executor)
 
     def iterate(

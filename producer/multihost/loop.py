@@ -46,6 +46,10 @@ SHORTLY = 0.001
 JOIN_TIMEOUT = 5.0
 
 
+def _nothing() -> None:
+    """Something to be carried out, so that who leads looks up."""
+
+
 class Interrupts:
     """Holds Ctrl-C back while the main thread is inside the loop, where it would tear the books."""
 
@@ -372,8 +376,17 @@ class Loop:
                         self._calls.popleft()()
                     except Exception:  # noqa: BLE001
                         traceback.print_exc()
+                    self._let_look()
             finally:
                 self._calling.release()
+
+    def _let_look(self) -> None:
+        """A callback has ended, and who leads meanwhile may wait for just that."""
+        if self._mutex.locked():
+            # In this order: who leads looks into the inbox once it is known to be polling.
+            self._inbox.append(_nothing)
+            if self._polling:
+                self._wake()
 
     # -- the end -----------------------------------------------------------------------------------
 

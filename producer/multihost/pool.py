@@ -399,6 +399,10 @@ class Pool:
     def close(self) -> None:
         """No more calls; the processes end when all work is done."""
         if self._state == RUN:
+            handle = self._handle
+            if handle.initializer and not handle.used and not handle.local and self._engine.capacity:
+                # Processes of a cluster are started on first use, and some initializer may be all there is to do.
+                self.apply_async(abs, (0,))
             self._state = CLOSE
             self._handle.close()
 
