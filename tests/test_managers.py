@@ -104,6 +104,16 @@ def test_tasks_and_processes_share_what_a_manager_has(manager: SyncManager) -> N
     assert sorted(shared["queue"].get() for _ in range(5)) == [1, 2, 3, 4, 5]
 
 
+def test_a_process_may_be_the_only_one_that_refers_to_an_object(manager: SyncManager) -> None:
+    process = Process(target=len, args=(manager.list([1]),))
+    process.start()
+    process.join(LONG)
+    assert process.exitcode == 0
+    del process
+    gc.collect()
+    eventually(lambda: manager._number_of_objects() == 0)  # type: ignore[attr-defined]
+
+
 def test_an_object_is_gone_when_nobody_refers_to_it_any_more(manager: SyncManager) -> None:
     count = manager._number_of_objects  # type: ignore[attr-defined]
     numbers, table = manager.list(), manager.dict()

@@ -40,6 +40,7 @@ class Popen:
         util._flush_std_streams()  # type: ignore[attr-defined]
         self._engine = get_engine(getattr(process_obj, "_address", None))
         spec = self._spec(process_obj, self._engine.local)
+        self._held = _proxies(process_obj)
         self._launch: Launch = self._engine.launching.launch(spec)
         _join_at_exit(self._engine)
 
@@ -106,6 +107,8 @@ class Popen:
                 # Its engine was closed, which ends all there is.
                 self._launch.end("", -signal.SIGKILL, "")
                 self.returncode = self._launch.exitcode
+            if self.returncode is not None:
+                self._held = []
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -153,6 +156,18 @@ class WatchedPopen(Popen):
     def sentinel(self) -> int:  # type: ignore[override]
         """Readable once the process has ended."""
         return self.sentinel_fd()
+
+
+def _proxies(process_obj: BaseProcess) -> list[Any]:
+    """The proxies of managers among the arguments. Their objects must be there when the process begins, also if this
+    one refers to them no more."""
+    managers: Any = sys.modules.get("multiprocessing.managers")
+    if managers is None:
+        return []
+    process: Any = process_obj
+    return [
+        each for each in (*process._args, *process._kwargs.values()) if isinstance(each, managers.BaseProxy)
+    ]
 
 
 def _join_at_exit(engine: Any) -> None:
