@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import pickle
+import queue
 import selectors
 import socket
 import threading
@@ -552,3 +553,26 @@ def test_every_process_of_a_pool_gets_the_connections_of_its_initializer(
     with pytest.raises(EOFError):
         while True:
             assert r.recv() == "ready"
+
+
+def test_who_waits_for_a_message_makes_no_callbacks_of_pools(address: str, pipe: MakePipe) -> None:
+    # A callback may need an answer from the very thread that waits.
+    here, there = pipe()
+    answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def ask(value: object) -> None:
+        there.send(value)
+        answers.put(there.recv())
+
+    def answer() -> None:
+        while (value := here.recv()) is not None:
+            here.send(value)
+
+    thread = aside(answer)
+    with multihost.Pool(1, address=address) as pool:
+        for number in range(20):
+            pool.apply_async(int, (number,), callback=ask)
+            assert answers.get(timeout=SOON) == number
+    there.send(None)
+    thread.join(SOON)
+    assert not thread.is_alive()

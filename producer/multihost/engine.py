@@ -24,7 +24,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from multihost.kept import Kept
@@ -42,6 +42,10 @@ class Completion:
     """Something to wait for: ``done`` turns true once, for good. See :meth:`Engine.wait`."""
 
     __slots__ = ("done",)
+
+    #: Whether who waits for it may be the one who makes the users' callbacks meanwhile. A callback may need something
+    #: that only the waiting thread would do: somebody who waits for a message, say, in order to answer it.
+    makes_calls: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.done = False

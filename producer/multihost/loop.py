@@ -87,6 +87,10 @@ class Loop:
         #: Callbacks of users, to be made without the mutex.
         self._calls: deque[Callable[[], object]] = deque()
         self._calling = threading.Lock()
+        #: Some have been made since the leader last looked.
+        self._called = False
+        #: Who makes them while nobody else may.
+        self._caller: threading.Thread | None = None
         self._waiters: list[tuple[Completion, threading.Lock]] = []
         self._park = threading.Lock()
         self._park.acquire()
@@ -240,14 +244,19 @@ class Loop:
                         break
                     self._turn(left)
                     if self._callable():
-                        break
+                        if completion.makes_calls:
+                            break
+                        self._have_calls_made()
         except (MultihostError, OSError) as error:
             self._fail(error)
         finally:
             self._led_at = time.monotonic()
             self._mutex.release()
             self._hand_over(completion.done)
-        self._run_calls()
+        if completion.makes_calls:
+            self._run_calls()
+        elif self._callable():
+            self._have_calls_made()
 
     def _hand_over(self, done: bool) -> None:
         """The caller leaves the lead: if there is work under way the background thread takes it."""
@@ -322,7 +331,8 @@ class Loop:
             # On the local engine it may have done what others wait for.
             self._release_waiters()
         self._polling = True
-        if more or self._inbox or self._wanted or self._unsent() or self._callable():
+        called, self._called = self._called, False
+        if more or called or self._inbox or self._wanted or self._unsent() or self._callable():
             timeout = 0.0
         try:
             self._poll(timeout)
@@ -367,6 +377,12 @@ class Loop:
         """Are there calls to make, and nobody who makes them?"""
         return bool(self._calls) and not self._calling.locked()
 
+    def _have_calls_made(self) -> None:
+        """Have a thread make the users' callbacks that nobody waits for. Until it does, they are :meth:`_callable`."""
+        if self._caller is None or not self._caller.is_alive():
+            self._caller = threading.Thread(target=self._run_calls, name="multihost-calls", daemon=True)
+            self._caller.start()
+
     def _run_calls(self) -> None:
         """Make the users' callbacks, in order, without the mutex. A nested call finds them running."""
         while self._calls and self._calling.acquire(blocking=False):
@@ -379,6 +395,10 @@ class Loop:
                     self._let_look()
             finally:
                 self._calling.release()
+            # What the leader waits for may be done by that.
+            self._called = True
+            if self._polling:
+                self._wake()
 
     def _let_look(self) -> None:
         """A callback has ended, and who leads meanwhile may wait for just that."""

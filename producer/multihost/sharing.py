@@ -31,6 +31,8 @@ class Ask(Completion):
 
     __slots__ = ("amount", "error", "frames", "number", "status", "text", "then")
 
+    makes_calls = False
+
     def __init__(self, number: int, then: Callable[[Ask], None] | None = None) -> None:
         super().__init__()
         self.number = number
