@@ -84,6 +84,10 @@ def add_by_address(address: Any, key: bytes) -> int:
     return int(made.add(4))
 
 
+def twice(proxy: Any) -> list[Any]:
+    return [proxy, proxy]
+
+
 def fail() -> None:
     raise ValueError("not here")
 
@@ -102,6 +106,16 @@ def test_tasks_and_processes_share_what_a_manager_has(manager: SyncManager) -> N
     assert type(back) is ListProxy
     assert sorted(back) == sorted(shared["numbers"]) == [0, 1, 2, 3, 4, 5]
     assert sorted(shared["queue"].get() for _ in range(5)) == [1, 2, 3, 4, 5]
+
+
+def test_proxies_that_come_back_are_counted_in_good_time(manager: SyncManager) -> None:
+    with mp.Pool(2) as pool:
+        for _ in range(20):
+            # Nothing else refers to it once they are here.
+            pairs = pool.map(twice, [manager.dict()] * 3)
+            assert [len(each) for pair in pairs for each in pair] == [0] * 6
+        del pairs
+    eventually(lambda: manager._number_of_objects() == 0)  # type: ignore[attr-defined]
 
 
 def test_a_process_may_be_the_only_one_that_refers_to_an_object(manager: SyncManager) -> None:

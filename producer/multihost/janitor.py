@@ -43,11 +43,21 @@ class _Janitor:
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._at_work = _thread.allocate_lock()
+        self._thread = 0
 
     def add(self, call: Callable[[], object]) -> None:
         """Have this called soon, after all that was added before."""
         self._calls.put(call)
         self._go()
+
+    def finish(self, timeout: float) -> None:
+        """Wait until all that was added is done, or for ``timeout`` seconds."""
+        if self._thread == _thread.get_ident() or (self._calls.empty() and not self._at_work.locked()):
+            return
+        done = _thread.allocate_lock()
+        done.acquire()
+        self.add(done.release)
+        done.acquire(timeout=timeout)
 
     def _go(self) -> None:
         while not self._calls.empty() and self._at_work.acquire(False):
@@ -61,11 +71,13 @@ class _Janitor:
                 return
 
     def _work(self) -> None:
+        self._thread = _thread.get_ident()
         try:
             with suppress(queue.Empty):
                 while True:
                     _make(self._calls.get_nowait())
         finally:
+            self._thread = 0
             self._at_work.release()
             self._go()
 
@@ -82,6 +94,11 @@ def later(call: Callable[[], object]) -> None:
     _janitor.add(call)
 
 
+def finish(timeout: float) -> None:
+    """Wait until all that was to be called is done, or for ``timeout`` seconds. Not for :func:`within_loop`."""
+    _janitor.finish(timeout)
+
+
 def _after_fork() -> None:
     global _janitor
     _janitor = _Janitor()
@@ -90,4 +107,4 @@ def _after_fork() -> None:
 _janitor = _Janitor()
 os.register_at_fork(after_in_child=_after_fork)
 
-__all__ = ["later", "within_loop"]
+__all__ = ["finish", "later", "within_loop"]

@@ -26,7 +26,7 @@ from multihost import brokered
 from multihost.brokered import BrokeredConnection
 from multihost.connection import Connection, answer_challenge, deliver_challenge
 from multihost.engine import all_here
-from multihost.janitor import later, within_loop
+from multihost.janitor import finish, later, within_loop
 from multihost.sharing import get_sharing
 from multihost_common import messages as m
 from multihost_common import shipments
@@ -39,6 +39,9 @@ _ABSTRACT = "\0multihost-"
 
 #: Seconds after which a client looks whether the listener is still there.
 PATIENCE = 1.0
+
+#: Seconds that the counts of a manager which does not answer may hold up what another one is asked.
+FINISH = 5.0
 
 #: Connections that are kept for the next who asks for one: of one listener, and listeners.
 MOST_IDLE = 2
@@ -301,6 +304,8 @@ def Client(address: str, family: object = None, authkey: bytes | None = None) ->
         raise TypeError("authkey should be a byte string")
     if within_loop():
         return _Later(address, authkey)
+    # One proxy more is counted before one less is, or there might be none for a moment.
+    finish(FINISH)
     return _Line(address, bytes(authkey))
 
 
