@@ -109,12 +109,13 @@ def test_tasks_and_processes_share_what_a_manager_has(manager: SyncManager) -> N
 
 
 def test_proxies_that_come_back_are_counted_in_good_time(manager: SyncManager) -> None:
+    pairs: list[Any] = []
     with mp.Pool(2) as pool:
         for _ in range(20):
             # Nothing else refers to it once they are here.
             pairs = pool.map(twice, [manager.dict()] * 3)
             assert [len(each) for pair in pairs for each in pair] == [0] * 6
-        del pairs
+        pairs.clear()
     eventually(lambda: manager._number_of_objects() == 0)  # type: ignore[attr-defined]
 
 

@@ -73,7 +73,8 @@ class LocalListener:
     def __init__(self, backlog: int = 1) -> None:
         chosen = _ABSTRACT + os.urandom(16).hex() if sys.platform == "linux" else None
         self._listener = _standard.Listener(chosen, "AF_UNIX", backlog)
-        self.address = LOCAL_PREFIX + os.fsdecode(self._listener.address).removeprefix(_ABSTRACT)
+        name: Any = self._listener.address
+        self.address = LOCAL_PREFIX + os.fsdecode(name).removeprefix(_ABSTRACT)
 
     def accept(self) -> Connection:
         """Wait for the next connection. Nothing is known of who made it."""
