@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -335,6 +336,22 @@ def test_a_cell_keeps_ranges_of_bytes() -> None:
 
 
 # -- nonsense ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "first"), [("<i", 5), ("<q", -3), ("<B", 251), ("<d", 0.5), ("<f", 1.25)])
+def test_what_is_added_to_a_number_counts_whatever_it_is_by_then(kind: str, first: float) -> None:
+    desk = Desk(CELL, 16, first=b"\xff" * 4 + struct.pack(kind, first))
+    real = [b"f"] if kind in ("<d", "<f") else []
+    for _ in range(2):
+        # Both have read the same.
+        old, new = (struct.pack(kind, number) for number in (first, first + 2))
+        assert desk.get(1, Cells.ADD, 4, old, new, *real) == (m.GRANTED, 0)
+    read = desk.ask(2, Cells.READ, 4 + struct.calcsize(kind) * Cells.SPAN)
+    assert struct.unpack(kind, desk.answers[read].frames[0]) == (first + 4,)
+    assert desk.get(1, Cells.ADD, 14, b"1234", b"1235")[0] == m.FORBIDDEN
+    assert desk.get(1, Cells.ADD, 0, b"1234", b"123")[0] == m.FORBIDDEN
+    assert desk.get(1, Cells.ADD, 0, b"12", b"13", b"f")[0] == m.FORBIDDEN
+    assert desk.get(1, Cells.ADD, 0)[0] == m.FORBIDDEN
 
 
 @pytest.mark.parametrize("kind", [SEMAPHORE, CONDITION, EVENT, BARRIER, CELL])

@@ -246,3 +246,36 @@ def test_a_structure_that_only_the_script_has_travels_with_its_values(make_pool:
     assert pool.apply(double, (point, numbers)) == "Local"
     assert pool.apply(lambda: ctypes.sizeof(Local)) == ctypes.sizeof(Local)
     assert (point.x, numbers[1].y) == (6, 6.0)
+
+
+def add_to(whole: Any, real: Any, n: int) -> None:
+    for _ in range(n):
+        whole.value += 3
+        whole.value -= 1
+        real.value += 0.5
+
+
+def test_what_processes_add_at_the_same_time_all_counts() -> None:
+    whole, real = mp.Value("i", -7), mp.Value("d", 0.25)
+    processes = [mp.Process(target=add_to, args=(whole, real, 20)) for _ in range(3)]
+    for each in processes:
+        each.start()
+    add_to(whole, real, 20)
+    for each in processes:
+        each.join(20)
+    assert (whole.value, real.value) == (-7 + 4 * 40, 0.25 + 4 * 10)
+
+
+def test_other_statements_write_what_they_say() -> None:
+    value = mp.Value("i", 5)
+    other = elsewhere(value)
+    seen = value.value
+    other.value = 10
+    value.value = seen + 1
+    assert other.value == 6
+    value.value *= 2
+    assert other.value == 12
+    with pytest.raises(TypeError):
+        value.value += 0.5
+    value.value = 1
+    assert other.value == 1

@@ -63,9 +63,12 @@ class Barriers:
 
 
 class Cells:
-    """READ a range, ``amount`` is its offset plus its length times SPAN. WRITE the frames at offset ``amount``."""
+    """READ a range, ``amount`` is its offset plus its length times SPAN. WRITE the frames at offset ``amount``. ADD to the
+    number at offset ``amount`` what the second frame, as bytes of that number, has more than the first; a third frame says
+    that it is a floating point number.
+    """
 
-    READ, WRITE = 16, 17
+    READ, WRITE, ADD = 16, 17, 18
     SPAN = 1 << 32
 
 

@@ -87,6 +87,11 @@ class Cell:
             content = bytes(memoryview(self.buffer)[at : min(end, at + PIECE)])
             self.shared.tell(Cells.WRITE, at, (content,))
 
+    def add(self, offset: int, old: bytes, real: bool) -> None:
+        """The number here was ``old`` before something was added to it. ``real``: it is a floating point number."""
+        new = bytes(self.buffer[offset : offset + len(old)])
+        self.shared.tell(Cells.ADD, offset, (old, new, b"f") if real else (old, new))
+
 
 #: Those of this process, by the name of the object.
 _known: weakref.WeakValueDictionary[bytes, Cell] = weakref.WeakValueDictionary()

@@ -8,11 +8,13 @@ numpy array made with ``frombuffer``, ``memoryview``) sees this process's copy a
 from __future__ import annotations
 
 import ctypes
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from multihost.adding import before, note
 from multihost.cells import Cell
 
 typecode_to_type: dict[str, Any] = {
@@ -158,6 +160,14 @@ class _Viewing:
         with self._cell.mutex:
             descriptor.__set__(self, value)
             self._cell.publish(self._offset + offset, size)
+
+    def _add(self, old: Any, value: Any) -> None:
+        """It is a number, and was ``old`` before something was added to it."""
+        real = isinstance(old, float)
+        with self._cell.mutex:
+            before = bytes(self._plain(old))
+            self._plain.value.__set__(self, value)
+            self._cell.add(self._offset, before, real)
 
 
 def _whole(name: str, type_: Any) -> property:
@@ -392,9 +402,24 @@ def _property(name: str) -> property:
 
 
 class Synchronized(SynchronizedBase):
-    """A number or a character."""
+    """A number or a character. To add to it, ``value += 1``, is one step."""
 
-    value = _property("value")
+    @property
+    def value(self) -> Any:
+        """The number or character."""
+        with self:
+            value = self._obj.value
+        note(sys._getframe(1), self, value)
+        return value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        old = before(sys._getframe(1), self)
+        with self:
+            if old is not None and isinstance(self._obj, _Viewing):
+                self._obj._add(old, value)
+            else:
+                self._obj.value = value
 
 
 class SynchronizedArray(SynchronizedBase):
