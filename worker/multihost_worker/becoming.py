@@ -41,7 +41,7 @@ def apply_setup(setup: dict[str, Any], number: int) -> None:
         from multihost_common.inherit import adopt
 
         adopt(setup["loggers"])
-    memories.prepare(setup.get("tracker"), setup.get("sys_path") is not None)
+    memories.prepare(setup.get("tracker"))
     if setup.get("prepare"):
         # What multiprocessing means here, which has to be known before anybody imports it.
         prepare, arguments = loads(setup["prepare"])

@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 _MEMORY = "shared_memory"
 
 
-def prepare(tracker: tuple[int, int] | None, local: bool) -> None:
-    """From now on, in this child. ``tracker``: the script's process and its descriptor of the tracker, if it has one;
-    ``local``: the script is on this host."""
+def prepare(tracker: tuple[int, int] | None) -> None:
+    """From now on, in this child. ``tracker``: the script's process and its descriptor of the tracker, if it has one and
+    is on this host."""
     fd = -1 if tracker is None else _open(*tracker)
     after_import("multiprocessing.resource_tracker", lambda module: _share(module, fd))
-    if not local:
-        after_import("multiprocessing.shared_memory", _explain)
 
 
 def _open(pid: int, fd: int) -> int:
@@ -57,23 +55,6 @@ def _ignoring(usual: Any) -> Any:
             usual(name, rtype)
 
     return call
-
-
-def _explain(module: ModuleType) -> None:
-    """Have it said that it is of one host, where somebody looks for it in vain."""
-    memory: Any = module
-    usual = memory.SharedMemory.__init__
-
-    def __init__(self: Any, name: str | None = None, *args: Any, **kwds: Any) -> None:  # noqa: N807
-        try:
-            usual(self, name, *args, **kwds)
-        except FileNotFoundError as error:
-            text = (
-                f"no shared memory of this name on host {os.uname().nodename}: it is of the host that made it"
-            )
-            raise FileNotFoundError(error.errno, text, name) from None
-
-    memory.SharedMemory.__init__ = __init__
 
 
 __all__ = ["prepare"]
