@@ -23,6 +23,7 @@ from multihost.executor import Executor
 from multihost.pool import Pool
 
 if TYPE_CHECKING:
+    from shells import Broker
     from sites import Site
 
 #: Seconds that processes and threads have to end after the last test.
@@ -65,16 +66,21 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a broker on loopback, with a worker of as many slots as any test needs."""
+def session_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker on loopback, with a worker of as many slots as any test needs."""
     # Here, since it imports much that other tests do not need.
     import shells
 
     with shells.cluster(tmp_path_factory.mktemp("cluster") / "keys", SLOTS) as (broker, _):
-        os.environ["MULTIHOST_KEYS"] = str(broker.keys)
-        yield broker.address
-        del os.environ["MULTIHOST_KEYS"]
+        yield broker
         close_engines()
+
+
+@pytest.fixture
+def cluster(session_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of that broker, whose keys are at hand."""
+    monkeypatch.setenv("MULTIHOST_KEYS", str(session_broker.keys))
+    return session_broker.address
 
 
 @pytest.fixture

@@ -25,7 +25,11 @@ def test_the_name_of_a_job_forges_no_line() -> None:
 
 
 @pytest.mark.parametrize("option", ["--timeout=1e99", "--timeout=nan", "--retries=99999999999"])
-def test_a_number_that_the_broker_would_not_take_is_wrong_usage(option: str, tmp_path: Path) -> None:
+def test_a_number_that_the_broker_would_not_take_is_wrong_usage(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the command puts there is gone after the test.
+    monkeypatch.setenv("MULTIHOST_KEYS", "")
     arguments = ["submit", option, "--keys", str(tmp_path), "math:sqrt"]
     result = CliRunner().invoke(cli, arguments, prog_name="multihost")
     assert result.exit_code == 2, result.output

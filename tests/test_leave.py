@@ -15,6 +15,8 @@ from multihost.pool import Pool
 from multihost_broker.events import Event, Send
 from multihost_broker.server import Config, Server
 from multihost_common import messages as m
+from multihost_worker import core as agent
+from multihost_worker import events as ae
 
 
 def leaving(cluster: Cluster, times: int = 1) -> None:
@@ -42,6 +44,14 @@ def test_a_worker_told_to_leave_finishes_what_runs_and_gives_the_rest_back() -> 
     cluster.run(until=cluster.closed)
     cluster.run(1.0)
     assert_empty(cluster)
+
+
+def test_a_worker_with_nothing_left_does_not_wait_for_a_broker_that_ends_with_it() -> None:
+    core = agent.Core(agent.CoreConfig(slots=1))
+    core.handle(ae.Connected(), 0.0)
+    said = core.handle(ae.Stop(), 0.0)
+    assert [type(each) for each in said if not isinstance(each, ae.Send)] == []
+    assert ae.Exit(0) in core.handle(ae.Disconnected(), 0.1)
 
 
 def test_being_told_twice_is_not_a_second_sigterm() -> None:

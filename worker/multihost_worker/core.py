@@ -121,6 +121,9 @@ class Core:
         self._next_beat = None
         self._orphan_at = self.books.now + self.config.orphan_timeout
         self._doubt()
+        # A broker that is gone sends no more work either: with nothing left there is nothing to wait for.
+        self._heard_out = self._heard_out or self.books.draining
+        self._spare()
 
     def _doubt(self) -> None:
         """Who answers next may be another broker, which knows of no job before it says so."""
