@@ -36,3 +36,4 @@ soak:
 	$(PYTHON) -m tests.soaks churn
 	$(PYTHON) -m tests.soaks steady
 	$(PYTHON) -m tests.soaks detached
+	$(PYTHON) -m tests.soaks queues

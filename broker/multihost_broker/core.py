@@ -34,6 +34,7 @@ from multihost_broker.events import (
 )
 from multihost_broker.journal.records import Record
 from multihost_broker.ledger import Ledger
+from multihost_broker.named.directory import Directory
 from multihost_broker.nested import NestedProducers
 from multihost_broker.objects.kinds import KINDS
 from multihost_broker.objects.registry import Objects
@@ -65,6 +66,8 @@ class CoreConfig:
     max_memory: int = 0
     #: Connections may be lost, so what must arrive once is numbered.
     numbers: bool = True
+    #: What is written is kept; without that there are no named queues.
+    journal: bool = True
 
 
 class Core:
@@ -86,9 +89,17 @@ class Core:
         self._producers = Producers(self.ledger, self._returns)
         self.archive = Archive(self.ledger, self.config.last_ticket, self.config.wall)
         self._recovery = Recovery(self.archive, self._returns)
-        self._orders = Orders(self.ledger, self.archive)
         self.nested = NestedProducers(self.ledger, self._hear_nested)
         self.objects = Objects(self.ledger, KINDS)
+        self.named = Directory(
+            self.ledger,
+            self.objects,
+            self.archive.scribe,
+            lambda: self.archive.now,
+            self.config.journal,
+        )
+        self._recovery.others = self.named.restore
+        self._verbs = {**Orders(self.ledger, self.archive).verbs, **self.named.verbs}
         self._next_beat = 0.0
         self._reactions: dict[type, Callable[[Session, Any], None]] = {
             **self._producers.reactions,
@@ -132,21 +143,21 @@ class Core:
         """What the journal has, before anything else; what is to be done about it."""
         self.scheduler.now = now
         self._recovery.restore(records)
+        self.named.restored()
         return self.ledger.flush()
 
     def deadline(self) -> float | None:
         """When :class:`Tick` is due."""
-        if not self.sessions.by_number:
-            return self.archive.deadline()
-        times = (
-            self._next_beat,
-            self.sessions.deadline(),
-            self.scheduler.deadline(),
-            self._returns.deadline(),
-            self.archive.deadline(),
-            self.ledger.memory.deadline(),
-        )
-        return min(at for at in times if at is not None)
+        times = [self.archive.deadline(), self.named.deadline()]
+        if self.sessions.by_number:
+            times += [
+                self._next_beat,
+                self.sessions.deadline(),
+                self.scheduler.deadline(),
+                self._returns.deadline(),
+                self.ledger.memory.deadline(),
+            ]
+        return min((at for at in times if at is not None), default=None)
 
     def _hear_nested(self, peer: Peer, role: str, message: m.Message) -> None:
         self._on_message(peer, role, message, self.scheduler.now)
@@ -273,6 +284,7 @@ class Core:
         self.scheduler.call_back()
         self._returns.tick()
         self.archive.tick()
+        self.named.tick()
         self.ledger.memory.tick(now)
         if now < self._next_beat:
             return
@@ -337,12 +349,12 @@ class Core:
 
     def _on_ask(self, session: Session, ask: m.Ask) -> None:
         questions = {"status": status, "health": health}
-        verb = self._orders.verbs.get(ask.what)
+        verb = self._verbs.get(ask.what)
         if verb is not None:
             self._order(session, ask, verb)
             return
         if ask.what not in questions:
-            known = " or ".join([*questions, *self._orders.verbs])
+            known = " or ".join([*questions, *self._verbs])
             self.ledger.refuse(session.peer, "E_FIELD", f"there is no question {ask.what!r}: ask for {known}")
             return
         answer = json.dumps(questions[ask.what](self)).encode()

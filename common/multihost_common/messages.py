@@ -29,10 +29,12 @@ from multihost_common.messages_detached import Stored as Stored
 from multihost_common.messages_detached import Submit as Submit
 from multihost_common.messages_shared import BUSY as BUSY
 from multihost_common.messages_shared import CLOSE as CLOSE
+from multihost_common.messages_shared import DELETE as DELETE
 from multihost_common.messages_shared import FORBIDDEN as FORBIDDEN
 from multihost_common.messages_shared import GRANTED as GRANTED
 from multihost_common.messages_shared import MAKE as MAKE
 from multihost_common.messages_shared import OBJECT as OBJECT
+from multihost_common.messages_shared import OPEN as OPEN
 from multihost_common.messages_shared import UNKNOWN as UNKNOWN
 from multihost_common.messages_shared import WITHDRAW as WITHDRAW
 from multihost_common.messages_shared import WITHDRAWN as WITHDRAWN

@@ -62,8 +62,9 @@ class Via(Message):
 GRANTED, BUSY, WITHDRAWN, UNKNOWN, FORBIDDEN = 0, 1, 2, 3, 4
 
 #: Operations that every object knows. WITHDRAW: request ``amount`` is not wanted any more, and is answered with
-#: WITHDRAWN, unless it has been answered. CLOSE: the sender uses the object no more.
-MAKE, WITHDRAW, CLOSE = 0, 1, 2
+#: WITHDRAWN, unless it has been answered. CLOSE: the sender uses the object no more. OPEN: use an object that has a name
+#: of its own and is nobody's; it is made if there is none. DELETE: such an object is no more.
+MAKE, WITHDRAW, CLOSE, OPEN, DELETE = 0, 1, 2, 3, 4
 
 
 @message(65, PRODUCER, carries=(0, MAX_FRAMES))
@@ -141,10 +142,12 @@ class Signal(Message):
 __all__ = [
     "BUSY",
     "CLOSE",
+    "DELETE",
     "FORBIDDEN",
     "GRANTED",
     "MAKE",
     "OBJECT",
+    "OPEN",
     "UNKNOWN",
     "WITHDRAW",
     "WITHDRAWN",

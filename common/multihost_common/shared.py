@@ -38,6 +38,37 @@ class Queues:
     SHUT, ROOM = 1, 2
 
 
+class NamedQueues:
+    """What may be asked of a queue that has a name. Items are named by numbers that they keep for as long as they are
+    there, in tables of (first, count), see :mod:`multihost_common.named`. ``kept``: how many items of the sender are
+    with their users.
+
+    ========= =============================================================================================
+    OPEN      frames: the queue's name, 16 bytes that tell this end from all others, ``maxsize`` and the number of the
+              queue that it had open before (or 0) as a table, a table of items that were accepted, one of those that
+              are with their users. ``amount`` 1: it gets items. Answered with the queue's number, and ``maxsize``
+              as a frame of 8 bytes
+    PUT       as of :class:`Queues`, ``amount``: how many PUTs of this end there were, this one included. Answered when
+              it is durable, or with REFUSED if there is no room on the disk: open it anew, and go on from there
+    GET       ``amount``: at most so many items, ``| kept << WINDOW_BITS``. Answered with the frames of some, and behind
+              them a table of their numbers
+    TAKEN     frames: a table of items that were accepted; ``amount``: kept. Answered when that is durable
+    GIVE_BACK frames: a table of items that go back in front; ``amount``: kept
+    LISTEN    waits until what this process has got early is to be given back
+    SIZE      how many items there are that no user has; ``amount``: kept
+    JOIN      waits until all items were accepted
+    WATCH     waits until the queue is no more
+    PURGE     items that nobody has are no more; answered with their number when that is durable
+    DELETE    (as of every object that has a name) is answered when it is durable
+    ========= =============================================================================================
+    """
+
+    PUT, GET, TAKEN, GIVE_BACK, LISTEN, SIZE, JOIN, WATCH, PURGE = range(16, 25)
+
+    WINDOW_BITS = 16
+    REFUSED = 1
+
+
 class Conditions:
     """WAIT for a notification. NOTIFY as many as ``amount``. Who was notified says what became of it, ``amount`` is the
     number of its request: it has WOKEN, or the next one is to have it (PASS). COUNT: how many wait."""
@@ -108,6 +139,7 @@ __all__ = [
     "Cells",
     "Conditions",
     "Events",
+    "NamedQueues",
     "Pipes",
     "Queues",
     "Semaphores",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from multihost.detached import detached_result as detached_result
     from multihost.executor import Executor as Executor
     from multihost.managers import Manager as Manager
+    from multihost.named import NamedQueue as NamedQueue
     from multihost.pool import Pool as Pool
     from multihost.process import Process as Process
     from multihost.process import active_children as active_children
@@ -87,6 +88,7 @@ _HOMES = {
     "DetachedResult": "multihost.detached",
     "Executor": "multihost.executor",
     "Manager": "multihost.managers",
+    "NamedQueue": "multihost.named",
     "Pipe": "multihost.connection",
     "Pool": "multihost.pool",
     "ThreadPool": "multihost.threadpool",

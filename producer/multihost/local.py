@@ -38,7 +38,7 @@ class LocalEngine(Driver):
         self._children = Children(
             self._events.append, watch=self._waiter.watch, server=server, hint=self._kick
         )
-        self._broker = broker.Core(broker.CoreConfig(numbers=False))
+        self._broker = broker.Core(broker.CoreConfig(numbers=False, journal=False))
         self._agent = agent.Core(agent.CoreConfig(host=platform.node(), heartbeat=0.0))
         self._children.start()
         self._pool_numbers: dict[int, int] = {}

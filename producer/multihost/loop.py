@@ -238,7 +238,7 @@ class Loop:
             with self._interrupts:
                 # Wanted: by a caller who took this one for the background thread. It would not notice else that
                 # what it waits for is done.
-                while not (completion.done or self._interrupts.pending or self._wanted):
+                while not (completion.done or self._interrupts.pending or self._wanted or self._failure):
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
                         break
@@ -293,7 +293,7 @@ class Loop:
             with self._mutex:
                 self._background_leads = True
                 try:
-                    while not self._wanted and not self._closing:
+                    while not self._wanted and not self._closing and self._failure is None:
                         self._turn(None)
                         if self._callable():
                             break

@@ -7,6 +7,7 @@ it reads the pipe, also for the child's own loop (:meth:`ChildEngine.receive`), 
 from __future__ import annotations
 
 import atexit
+import select
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Seconds until the broker has answered Hello: it may be on its way back.
 HANDSHAKE_TIMEOUT = 30.0
+
+#: Seconds between two looks of an engine that has ended, and reads, whether there is another one.
+HANDED_OVER = 0.2
 
 #: Seconds that a process waits at most until all it has said is with its agent.
 SETTLE_TIMEOUT = 5.0
@@ -43,15 +47,28 @@ class ChildEngine(Driver):
         self._welcomed = Completion()
         self._elastic = False
         self._sending = False
-        self._link.guard = threading.Lock()
+        if self._link.guard is None:
+            self._link.guard = threading.Lock()
         self._waiter.watch(self._link.fd)
+        former = getattr(child.receive, "__self__", None)
         child.receive = self.receive
+        if isinstance(former, ChildEngine):
+            with former._mutex:
+                # What comes from here on is for this one, and what came before is of the same child.
+                self._backlog = former._backlog
+        try:
+            self._greet()
+        except BaseException:
+            self.close()
+            raise
+        atexit.register(self.settle)
+        child.settle = self.settle
+
+    def _greet(self) -> None:
         self._send(hello(m.PRODUCER))
         if not self.wait(self._welcomed, HANDSHAKE_TIMEOUT):
             raise BrokerLostError("the broker does not answer this process: its worker has lost it")
         self._check_alive()
-        atexit.register(self.settle)
-        child.settle = self.settle
 
     def _drain_inbox(self) -> bool:
         self._sending = True
@@ -120,7 +137,7 @@ class ChildEngine(Driver):
             self.capacity = available_cpus() if self._elastic else message.slots
             self._welcomed.done = True
         elif type(message) is m.Refused and message.reason in ("E_HELLO", "E_ROLE", "E_PYTHON", "E_VERSION"):
-            self._welcomed.done = True
+            self._welcomed.done = self._news.done = True
             self._fail(
                 BrokerLostError("the broker was started anew, and knows nothing of this process")
                 if message.reason == "E_HELLO"
@@ -140,8 +157,13 @@ class ChildEngine(Driver):
             if not self._backlog and self.usable:
                 self.wait(self._news)
             elif not self._backlog and not self._link.eof:
-                # The engine has ended, and nobody else reads.
-                self._read()
+                # The engine has ended, and nobody else reads, unless there is another one.
+                with self._mutex:
+                    other = self._child.receive
+                    if other == self.receive and select.select([self._link.fd], [], [], HANDED_OVER)[0]:
+                        self._read()
+                if other != self.receive:
+                    return other()
         return self._backlog.popleft()
 
     # -- time --------------------------------------------------------------------------------------

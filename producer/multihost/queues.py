@@ -11,7 +11,7 @@ import pickle
 import types
 from collections.abc import Iterator
 from queue import Empty, Full
-from typing import Any, cast
+from typing import Any, Literal, Self, TypeAlias, cast
 from weakref import WeakMethod
 
 from multihost.lines import Line, close_line, open_line
@@ -19,6 +19,9 @@ from multihost.queue_items import Piece, ShutDown, check_size, pack_one
 from multihost.sharing import get_sharing
 from multihost_common.blocks import Frame
 from multihost_common.shared import QUEUE, Queues
+
+#: How an item of a named queue is accepted.
+Ack: TypeAlias = Literal["auto", "manual"]
 
 #: A queue for more items than this is not bounded at all.
 MOST_ITEMS = (1 << 31) - 2
@@ -91,10 +94,23 @@ class Queue(_Named):
     """As ``multiprocessing.Queue``. ``maxsize``: items it has room for (0 or less: as many as there is memory for).
 
     ``ctx`` is taken for the sake of who writes for multiprocessing, and means nothing. It can be sent to any other
-    process, also as an argument of a pool's task.
+    process, also as an argument of a pool's task. With a ``name`` it is a :class:`~multihost.named.NamedQueue`, the same
+    queue from every script, kept on the broker's disk; ``ack`` is for that.
     """
 
-    def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """A queue, or a :class:`~multihost.named.NamedQueue` if there is a ``name``."""
+        if "name" in options and cls is Queue:
+            from multihost.named import NamedQueue
+
+            return cast(Self, super().__new__(NamedQueue))
+        return super().__new__(cls)
+
+    def __init__(
+        self, maxsize: int = 0, *, ctx: Any = None, name: str | None = None, ack: Ack = "auto"
+    ) -> None:
+        if name is not None:
+            raise TypeError(f"a {type(self).__name__} has no name: make a NamedQueue, or a subclass of it")
         self._joincancelled = False
         self._make(maxsize if 0 < maxsize <= MOST_ITEMS else 0)
         self._hook()

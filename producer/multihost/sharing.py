@@ -78,6 +78,15 @@ class Sharing:
         session = getattr(self._engine, "_session", None)
         return self._engine.usable and (session is None or bool(session.up))
 
+    @property
+    def usable(self) -> bool:
+        """Nothing has ended its engine yet."""
+        return self._engine.usable
+
+    def check(self) -> None:
+        """Raises what has ended its engine."""
+        self._engine._check_alive()
+
     # -- for everybody -----------------------------------------------------------------------------
 
     def make(self, kind: int, amount: int = 0, frames: Sequence[Frame] = ()) -> bytes:
@@ -195,9 +204,14 @@ class Sharing:
         """The same from wherever the garbage collector may call: it leaves the sending to who runs the loop, since
         this thread may be sending something just now."""
         act = m.Act(0, name, op, amount)
+        self.later(lambda: self._engine._send(act))
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Have this done by who runs the loop, if it goes on; it must not wait. From wherever the garbage collector may
+        call."""
         engine = self._engine
         if engine.usable:
-            engine._inbox.append(lambda: engine._send(act))
+            engine._inbox.append(call)
             engine._kick()
 
     def wait(self, ask: Completion, timeout: float | None = None) -> bool:

@@ -1,1 +1,1 @@
-"""Long runs against real processes: ``python -m tests.soaks kills|churn|steady|detached --help``."""
+"""Long runs against real processes: ``python -m tests.soaks kills|churn|steady|detached|queues --help``."""

@@ -7,7 +7,7 @@ that is in the journal, too.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from multihost_broker.detached.archive import Archive
@@ -53,6 +53,8 @@ class Recovery:
         self._unstated: set[int] = set()
         #: Where the journal has how many workers there are.
         self._hint = 0
+        #: Takes a record of something else. False: nobody needs it.
+        self.others: Callable[[int, Record], bool] = lambda ticket, record: False
 
     def restore(self, records: Iterable[tuple[int, Record]]) -> None:
         """What the journal had when the broker began. Raises StoreError if that makes no sense."""
@@ -60,7 +62,7 @@ class Recovery:
         for ticket, record in records:
             try:
                 self._take(ticket, record)
-            except (ProtocolError, struct.error, IndexError) as error:
+            except (ProtocolError, struct.error, IndexError, UnicodeError) as error:
                 raise StoreError(
                     f"record {ticket} of the journal is not of this version of multihost ({error}); run the version "
                     "that wrote it, or give the broker another --journal"
@@ -86,7 +88,7 @@ class Recovery:
             archive.add(DetachedJob(record.job, number, opened, ticket, submitted))
         elif record.job in archive.jobs:
             self._restore(archive.jobs[record.job], ticket, record)
-        else:
+        elif not self.others(ticket, record):
             archive.garbage.append(ticket)
 
     def _restore(self, job: DetachedJob, ticket: int, record: Record) -> None:

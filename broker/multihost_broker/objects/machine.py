@@ -17,7 +17,7 @@ Party = int
 class Request:
     """What one process asks of one object. Whoever takes it answers it once: now, or when it can be done."""
 
-    __slots__ = ("_answer", "amount", "frames", "now", "number", "op", "party", "waits")
+    __slots__ = ("_answer", "amount", "frames", "now", "number", "op", "party", "settled", "waits")
 
     def __init__(self, party: Party, act: m.Act, answer: Callable[[Request, m.Acted], None]) -> None:
         self.party = party
@@ -29,6 +29,8 @@ class Request:
         self.frames = act.frames
         #: The machine has it, and will answer later.
         self.waits = False
+        #: It is being done and cannot be withdrawn.
+        self.settled = False
         self._answer = answer
 
     def done(self, amount: int = 0, frames: Sequence[Frame] = (), status: int = m.GRANTED) -> None:

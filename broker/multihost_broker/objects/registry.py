@@ -29,6 +29,8 @@ class Objects:
         self._used: dict[Party, dict[bytes, None]] = {}
         #: (session, number) -> the request, and the object it is of.
         self._waiting: dict[tuple[Party, int], tuple[Request, bytes]] = {}
+        #: Finds or makes an object that has a name of its own, or answers the request itself.
+        self.opener: Callable[[bytes, Request], Machine | None] = _none
         self.reactions: dict[type, Callable[[Session, Any], None]] = {m.Act: self._on_act}
 
     def _on_act(self, session: Session, act: m.Act) -> None:
@@ -37,6 +39,9 @@ class Objects:
             self._withdraw(session.number, act.amount)
         elif act.op == m.MAKE:
             self._make(act.object, request)
+        elif act.op in (m.OPEN, m.DELETE):
+            if self.opener(act.object, request) is not None:
+                self._ask(act.object, request)
         else:
             self._ask(act.object, request)
 
@@ -79,11 +84,11 @@ class Objects:
         if request.waits:
             self._waiting[request.party, request.number] = request, name
         if machine.over:
-            self._forget(name)
+            self.forget(name)
 
     def _withdraw(self, party: Party, number: int) -> None:
         waiting = self._waiting.get((party, number))
-        if waiting is not None:
+        if waiting is not None and not waiting[0].settled:
             request, name = waiting
             self.machines[name].withdraw(request)
             request.withdrawn()
@@ -92,7 +97,7 @@ class Objects:
 
     def _close(self, name: bytes, machine: Machine, party: Party) -> None:
         if self._makers.get(name) == party:
-            self._forget(name)
+            self.forget(name)
         else:
             self._leave(name, machine, party)
 
@@ -108,12 +113,14 @@ class Objects:
             machine.died(party)
         machine.depart(party)
         if machine.over:
-            self._forget(name)
+            self.forget(name)
 
-    def _forget(self, name: bytes) -> None:
+    def forget(self, name: bytes) -> None:
         """The object is no more; who waits is told so."""
         machine = self.machines.pop(name)
-        self._made[self._makers.pop(name)].pop(name, None)
+        maker = self._makers.pop(name, None)
+        if maker is not None:
+            self._made[maker].pop(name, None)
         for used in self._used.values():
             used.pop(name, None)
         for request, of in list(self._waiting.values()):
@@ -135,8 +142,13 @@ class Objects:
                 self._makers[name] = parent.number
                 self._made.setdefault(parent.number, {})[name] = None
             else:
-                self._forget(name)
+                self.forget(name)
         self._made.pop(party, None)
+
+
+def _none(name: bytes, request: Request) -> None:
+    """There is no object that has a name of its own."""
+    request.refuse("there are no such objects here")
 
 
 __all__ = ["Objects"]

@@ -17,6 +17,7 @@ COMMANDS = {
     "jobs": "List the jobs that the broker keeps.",
     "result": "Print the results of such a job.",
     "cancel": "End such a job.",
+    "queue": "Look at named queues, empty them, delete them.",
     "dead": "Look at items that killed their processes, and run them again.",
     "broker": "Serve producers and workers on one TCP port.",
     "worker": "Run tasks on this host for a broker.",
