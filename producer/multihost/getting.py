@@ -88,7 +88,9 @@ class Getting(Base):
         """Wait for this answer, of which :meth:`get` then finds the items. Raises what there is to raise."""
         try:
             left = None if deadline is None or not block else max(0.0, deadline - time.monotonic())
-            self.sharing.wait(ask, left)
+            if self.sharing.wait(ask, left):
+                # Who runs the loop may be about to do so.
+                self._arrived(ask)
         finally:
             self._leave(ask)
         answer = ask.result() if ask.done else None
@@ -126,6 +128,9 @@ class Getting(Base):
         if ask.status == m.GRANTED and ask.error is None and ask.frames:
             pieces = split(ask.frames)
             with self._lock:
+                if ask.seen:
+                    return
+                ask.seen = True
                 self.items.extend(pieces)
                 self._end = ask.amount + len(pieces)
             self._pace.arrived(len(pieces))

@@ -189,6 +189,9 @@ class NamedGetting(NamedBase):
         """Wait for this answer, of which :meth:`get` then finds the items. Raises Empty."""
         try:
             answered = self.wait(ask, turn, until if block else None)
+            if answered:
+                # Who runs the loop may be about to do so.
+                self._arrived(turn, ask)
         finally:
             self._leave(ask, turn)
         if answered and ask.status == m.FORBIDDEN:
@@ -208,13 +211,14 @@ class NamedGetting(NamedBase):
                 self._ask = None
             if withdraw and self._sharing is not None:
                 self._sharing.withdraw(ask)
-        if withdraw:
-            self.wait(ask, turn)
+        if withdraw and self.wait(ask, turn):
+            self._arrived(turn, ask)
 
     def _arrived(self, turn: int, ask: Ask) -> None:
         with self._lock:
-            if turn != self._turn or not self._up:
+            if turn != self._turn or ask.seen:
                 return
+            ask.seen = True
             if ask.error is None and ask.status == m.GRANTED:
                 numbers = items_of(unpack_items(ask.frames[-1]))
                 self.items.extend(zip(numbers, split(ask.frames[:-1]), strict=True))

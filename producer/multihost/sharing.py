@@ -29,7 +29,7 @@ class Ask(Completion):
     """A request, and once it is ``done`` its answer. ``then`` is called when it is, by who runs the loop: it must
     not wait, and not ask anything."""
 
-    __slots__ = ("amount", "error", "frames", "number", "status", "text", "then")
+    __slots__ = ("amount", "error", "frames", "number", "seen", "status", "text", "then")
 
     makes_calls = False
 
@@ -43,6 +43,8 @@ class Ask(Completion):
         #: Why there will be no answer.
         self.error: BaseException | None = None
         self.then = then
+        #: Its answer was made use of: who waits for it and ``then`` may both be about to.
+        self.seen = False
 
     def result(self) -> Ask | None:
         """The request, if it was done; None: it would have had to wait, or was withdrawn.
