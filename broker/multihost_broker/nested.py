@@ -53,7 +53,8 @@ class NestedProducers:
         self._hear(peer, m.PRODUCER, message)
 
     def _works(self, worker: Session, root: int) -> bool:
-        return root in worker.shares or self._ledger.process_owner(root, worker) is not None
+        # A pool that has nothing to do has no share of a worker again after a start of the broker.
+        return root in self._ledger.pools or self._ledger.process_owner(root, worker) is not None
 
     def any_here(self) -> bool:
         """Is there one?"""
@@ -86,8 +87,8 @@ class NestedProducers:
         if worker is None or not isinstance(peer, Through):
             return None
         root = self._roots.get(peer, 0)
-        share = worker.shares.get(root)
-        owner = self._ledger.process_owner(root, worker) if share is None else share.pool.owner
+        pool = self._ledger.pools.get(root)
+        owner = self._ledger.process_owner(root, worker) if pool is None else pool.owner
         return owner if owner is not None and owner.number in self._ledger.sessions.by_number else None
 
     def wrapped(self, actions: list[Action]) -> list[Action]:

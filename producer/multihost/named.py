@@ -14,6 +14,7 @@ import pickle
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -40,7 +41,13 @@ TAKEN_PATIENCE = 5.0
 
 
 class NamedLine(NamedGetting, NamedPutting):
-    """This process's end of a named queue, which all its objects for it share."""
+    """This process's end of a named queue, which all its objects for it share: to the broker it is one end."""
+
+    def reset(self) -> None:
+        """Begin anew."""
+        super().reset()
+        #: Itself, for each object that was collected while there was no broker.
+        self.orphaned: deque[NamedLine] = deque()
 
     def _reopened(self, accepted: Sequence[int]) -> None:
         self._accepted(accepted)
@@ -64,30 +71,46 @@ class NamedLine(NamedGetting, NamedPutting):
     # -- the end -------------------------------------------------------------------------------------
 
     def retire(self) -> None:
-        """No object of this process means it any more. Neither waits nor raises."""
+        """No object of this process means it any more. Neither waits nor raises. ``_registry`` is held."""
         with self._lock:
             self.accept(list(self.hands.values()))
             self.hands.clear()
             busy = bool(self.buffer or self.puts or self.untold) and self._failure is None
-        if busy:
+        if not busy:
+            self._close()
+        elif self not in _retiring:
             # First what was put, and accepted.
             _retiring.add(self)
             threading.Thread(target=self._retire, name="multihost-close", daemon=True).start()
-        else:
-            self._close()
 
     def _retire(self) -> None:
         try:
             self.flush()
         except Exception as error:  # noqa: BLE001
             log.warning("queue %r was closed, and not all that was put is stored: %s", self.title, error)
-        self._close()
-        _retiring.discard(self)
+        with _registry:
+            _retiring.discard(self)
+            if not self.users:
+                self._close()
 
     def _close(self) -> None:
         self.closed = True
+        _forget_line(self)
         if self._sharing is not None and self._up:
             self._sharing.tell_later(self.name, m.CLOSE)
+
+    def drop_user(self) -> None:
+        """As :func:`_close_line`, from wherever the garbage collector may call."""
+        sharing = self._sharing
+        if sharing is not None and sharing.usable:
+            # This thread may hold any lock just now.
+            sharing.later(partial(_close_line, self))
+        else:
+            self.orphaned.append(self)
+
+    def _recovered(self) -> None:
+        while self.orphaned:
+            _close_line(self.orphaned.popleft())
 
     def finish(self) -> None:
         """The process ends: all that was put is stored, and what was accepted is known."""
@@ -326,10 +349,7 @@ class NamedQueue(Queue):
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             self._closed = True
-            sharing = self._line.way
-            if sharing is not None:
-                # This thread may hold any lock just now.
-                sharing.later(partial(_close_line, self._line))
+            self._line.drop_user()
 
 
 def _unpickled(piece: Piece) -> Any:
@@ -359,11 +379,8 @@ def _close_line(line: NamedLine) -> None:
     """One user less. Also for finalizers."""
     with _registry:
         line.users -= 1
-        last = not line.users
-        if last:
-            _forget_line(line)
-    if last:
-        line.retire()
+        if not line.users:
+            line.retire()
 
 
 def _forget_line(line: NamedLine) -> None:

@@ -73,13 +73,8 @@ class NamedBase:
     @property
     def alive(self) -> bool:
         """Can it be used, with the broker that there is now?"""
-        usable = self._sharing is None or self._sharing.usable
+        usable = self._sharing is None or self._sharing.usable or self.address == THROUGH_AGENT
         return usable and self._failure is None and self.address == resolve_address(None)
-
-    @property
-    def way(self) -> Sharing | None:
-        """The way to the broker; None: it was never open, or this process was forked since."""
-        return self._sharing
 
     # -- for subclasses --------------------------------------------------------------------------------
 
@@ -92,6 +87,9 @@ class NamedBase:
 
     def _parted(self) -> None:
         """What was asked will not be answered. The lock is held."""
+
+    def _recovered(self) -> None:
+        """The queue is open again."""
 
     def _failed(self) -> None:
         """The queue cannot be used any more. The lock is held."""
@@ -188,7 +186,8 @@ class NamedBase:
             with self._lock:
                 if self._up or self._failure is not None:
                     self._recovering = False
-                    return
+                    break
+        self._recovered()
 
     def _check_engine(self) -> None:
         """Raises what has ended the engine; in a child of a worker there will be another one."""
