@@ -161,7 +161,7 @@ class NamedQueue(Queue):
     no such name.
     """
 
-    _line: NamedLine  # type: ignore[assignment]
+    _line: NamedLine  # type: ignore[assignment] # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self, maxsize: int = 0, *, ctx: Any = None, name: str | None = None, ack: Ack = "auto"

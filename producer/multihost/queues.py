@@ -103,7 +103,7 @@ class Queue(_Named):
         if "name" in options and cls is Queue:
             from multihost.named import NamedQueue
 
-            return cast(Self, super().__new__(NamedQueue))
+            return cast(Self, object.__new__(cast(Any, NamedQueue)))
         return super().__new__(cls)
 
     def __init__(
