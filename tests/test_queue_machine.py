@@ -561,3 +561,13 @@ def _test(machine: type[RuleBasedStateMachine]) -> Callable[[], None]:
 
 TestHonest = _test(Honest)
 TestHonestBounded = _test(HonestBounded)
+
+
+def test_an_item_that_is_done_with_does_not_come_to_another_process() -> None:
+    site = Site()
+    site.put(1, "a")
+    site.ask(2, Queues.GET, 1)
+    site.ask(2, Queues.TASK_DONE, 1)
+    site.queue.depart(2)
+    assert site.queue.items() == 0
+    assert site.queue.unfinished == 0

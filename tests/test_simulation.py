@@ -15,6 +15,7 @@ from simulation.detached import ELSEWHERE, DetachedSchedule
 from simulation.house import PLANTED_IN_THE_HOUSE
 from simulation.known import KNOWN, known
 from simulation.planted import PLANTED, planted
+from simulation.planted_shared import PLANTED_IN_WHAT_IS_SHARED
 from simulation.schedule import Schedule, Verdict
 from simulation.shared import TROUBLES, SharedSchedule
 from simulation.strikes import GENTLE, JOURNALED, PARTINGS, VIOLENT
@@ -204,6 +205,17 @@ def test_a_fault_planted_in_the_house_is_found(name: str) -> None:
         with planted(name):
             violation = DetachedSchedule(seed).run().violation
         if violation and DetachedSchedule(seed).run().violation != violation:
+            return
+    pytest.fail(f"{FOUND_WITHIN} schedules did not find it")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", PLANTED_IN_WHAT_IS_SHARED)
+def test_a_fault_planted_in_what_is_shared_is_found(name: str) -> None:
+    for seed in range(FOUND_WITHIN):
+        with planted(name):
+            violation = SharedSchedule(seed).run().violation
+        if violation and SharedSchedule(seed).run().violation != violation:
             return
     pytest.fail(f"{FOUND_WITHIN} schedules did not find it")
 

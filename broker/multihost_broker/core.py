@@ -137,7 +137,7 @@ class Core:
             self.archive.scribe.records(event)
         if self.archive.stirred:
             self.archive.pump()
-        return self.nested.wrapped(self.ledger.flush())
+        return self.nested.flush()
 
     def restore(self, records: Iterable[tuple[int, Record]], now: float) -> list[Action]:
         """What the journal has, before anything else; what is to be done about it."""
@@ -237,6 +237,7 @@ class Core:
             ),
         )
         if not fresh:
+            self.ledger.pack()
             for message in session.stream.again(hello.heard):
                 self.ledger.out.append(Send(session.peer, message))
             self._returns.moved(session)

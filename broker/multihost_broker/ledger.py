@@ -36,6 +36,8 @@ class Ledger:
         self.numbers = True
         #: Takes what the producer of a detached job would be told.
         self.take_in: Callable[[Pool, m.Message], None] = lambda pool, message: None
+        #: Numbers what has been said so far to producers that are children of workers: it goes over the workers' sessions.
+        self.pack: Callable[[], None] = lambda: None
         #: Whose process of this number this worker runs.
         self.process_owner: Callable[[int, Session], Session | None] = lambda number, worker: None
 
@@ -52,6 +54,8 @@ class Ledger:
     def tell(self, session: Session, message: m.Message) -> None:
         """Send to this peer."""
         if type(message) in STREAMED and self.numbers and not session.nested:
+            if session.kind == m.WORKER:
+                self.pack()
             session.stream.stamp(message)
         self.out.append(Send(session.peer, message))
 

@@ -33,8 +33,11 @@ class NestedProducers:
         self._here: dict[int, set[Through]] = {}
         #: The pool or process that each belongs to.
         self._roots: dict[Through, int] = {}
-        #: Something is answered to one that may have no session.
+        #: Something is said to one that may have no session, or none any more.
         self._asked = False
+        #: So many of the actions that are to be done are as they go out.
+        self._packed = 0
+        ledger.pack = self.pack
         self.reactions: dict[type, Callable[[Session, Any], None]] = {m.Via: self._on_via}
 
     def _on_via(self, worker: Session, via: m.Via) -> None:
@@ -69,11 +72,13 @@ class NestedProducers:
     def of(self, worker: Session) -> list[Session]:
         """The sessions that end with this worker's."""
         by_peer = self._ledger.sessions.by_peer
+        self._asked = True
         return [by_peer[peer] for peer in self._here.pop(worker.number, ()) if peer in by_peer]
 
     def ended(self, session: Session) -> None:
         """A session is over."""
         if isinstance(session.peer, Through):
+            self._asked = True
             self._roots.pop(session.peer, None)
             here = self._here.get(session.peer.worker, set())
             here.discard(session.peer)
@@ -91,12 +96,21 @@ class NestedProducers:
         owner = self._ledger.process_owner(root, worker) if pool is None else pool.owner
         return owner if owner is not None and owner.number in self._ledger.sessions.by_number else None
 
-    def wrapped(self, actions: list[Action]) -> list[Action]:
-        """The actions, with what is for these producers put into messages to their workers."""
-        if not (self._here or self._asked):
-            return actions
+    def pack(self) -> None:
+        """Put what is said so far to these producers into messages to their workers: these are numbered in this order."""
+        if self._here or self._asked:
+            out = self._ledger.out
+            out[self._packed :] = [
+                each for action in out[self._packed :] if (each := self._wrap(action)) is not None
+            ]
+            self._packed = len(out)
+
+    def flush(self) -> list[Action]:
+        """What is to be done by now."""
+        self.pack()
         self._asked = False
-        return [each for action in actions if (each := self._wrap(action)) is not None]
+        self._packed = 0
+        return self._ledger.flush()
 
     def _wrap(self, action: Action) -> Action | None:
         if type(action) is Drop:

@@ -125,8 +125,13 @@ class Session:
     def _take(self, message: Message) -> bool:
         """What is about the session itself. False: nothing more comes over this connection."""
         if type(message) is Welcome:
-            self._up(message)
-            self._owner.welcomed(message)
+            if self.up and message.era != self.hello.era:
+                # The last one answered an earlier Hello, over a connection that has ended: what was said since then
+                # the broker has taken for the beginning of this session.
+                self._greet()
+            else:
+                self._up(message)
+                self._owner.welcomed(message)
         elif type(message) is Heard:
             self.stream.acknowledged(message.seq)
         elif type(message) is Bye:

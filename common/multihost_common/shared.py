@@ -23,7 +23,7 @@ class Queues:
     GET       ``amount``: at most so many items, ``| taken << WINDOW_BITS``. Waits for an item. Answered with the number
               of the first item and the frames of some; without frames if the queue is shut down and empty.
     SIZE      how many items there are; ``amount``: taken
-    TASK_DONE one more of the items that were put is done with
+    TASK_DONE one more of the items that were put is done with; ``amount``: taken
     JOIN      waits until all are
     SHUTDOWN  nothing is put any more; ``amount`` 1: and nothing is left to get
     GIVE_BACK items ``amount >> WINDOW_BITS`` and those after it, as many as the low bits say, go back in front

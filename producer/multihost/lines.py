@@ -57,6 +57,10 @@ class Line(Getting, Putting):
         answer = self.sharing.finish(ask)
         return unsent + (answer.amount if answer is not None else 0)
 
+    def task_done(self) -> None:
+        """An item is done with, and so it is taken. Raises ValueError if that is said too often."""
+        self.sharing.ask(self.name, Queues.TASK_DONE, self._taken())
+
     # -- the end -------------------------------------------------------------------------------------
 
     def rest(self) -> None:

@@ -226,7 +226,7 @@ class JoinableQueue(Queue):
         line = self._line
         if line.buffer:
             line.flush()
-        line.sharing.ask(line.name, Queues.TASK_DONE)
+        line.task_done()
 
     def join(self) -> None:
         """Wait until all that was put is done with."""

@@ -12,9 +12,10 @@ from .detached import DetachedSchedule
 from .house import PLANTED_IN_THE_HOUSE
 from .known import KNOWN, known
 from .planted import PLANTED, planted
+from .planted_shared import PLANTED_IN_WHAT_IS_SHARED
 from .schedule import Schedule, Verdict
 from .shared import SharedSchedule
-from .strikes import GENTLE, JOURNALED, VIOLENT
+from .strikes import GENTLE, JOURNALED, SHARED, VIOLENT
 
 #: Lines of a trace that are shown of a violation without ``--trace``.
 TAIL = 40
@@ -27,7 +28,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--planted",
         default="",
-        choices=sorted({**PLANTED, **PLANTED_IN_THE_HOUSE}),
+        choices=sorted({**PLANTED, **PLANTED_IN_THE_HOUSE, **PLANTED_IN_WHAT_IS_SHARED}),
         help="put this fault into the cores",
     )
     parser.add_argument("--detached", action="store_true", help="schedules of detached jobs")
@@ -38,9 +39,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--known", action="store_true", help="known faults of the cores are violations, too")
     parser.add_argument("--most", type=int, default=10, help="stop after so many violations")
     parsed = parser.parse_args(argv)
-    strange = set(filter(None, parsed.only.split(","))) - {*VIOLENT, *GENTLE, *JOURNALED}
+    strange = set(filter(None, parsed.only.split(","))) - {*VIOLENT, *GENTLE, *JOURNALED, *SHARED}
     if strange:
-        there = ", ".join((*VIOLENT, *GENTLE, *JOURNALED))
+        there = ", ".join((*VIOLENT, *GENTLE, *JOURNALED, *SHARED))
         parser.error(f"there is no {', '.join(strange)}; there are: {there}")
     return parsed
 

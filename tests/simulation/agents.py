@@ -238,7 +238,10 @@ class Agent(Streaming):
 
     def take(self, connection: Connection, message: m.Message) -> None:
         self.heard = self.clock()
-        if type(message) is m.Welcome:
+        if type(message) is m.Welcome and self.crosses(message):
+            self._lost()
+            self._greet()
+        elif type(message) is m.Welcome:
             self.tell(e.Connected(self.welcomes(message)))
             self._say_twice()
         elif type(message) is m.Refused:

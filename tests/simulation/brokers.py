@@ -140,7 +140,8 @@ class Broker(Party):
         for action in actions:
             if type(action) is be.Send:
                 count += 1
-                self._send(str(action.peer), action.message)
+                assert type(action.peer) is str, f"{action.peer} is nobody's address"
+                self._send(action.peer, action.message)
             elif type(action) is be.Note and self.world.trace is not None:
                 self.world.note("broker notes:", action.text)
             elif type(action) is be.Drop:

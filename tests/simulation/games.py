@@ -246,6 +246,7 @@ class ConditionGame(LockGame):
                 self.woken += 1
                 if self.woken > self.notified:
                     raise ViolationError(f"{self.woken} were woken by {self.notified} notifications")
+                yield self.pause()
                 passes = self.random.random() < 0.2
                 self.woken -= passes
                 partner.tell(self.condition, Conditions.PASS if passes else Conditions.WOKEN, wait.number)
@@ -328,16 +329,18 @@ class ProcessGame(Game):
                 seconds=random.choice((0.0, 0.1, random.uniform(0.0, 2.0))),
                 exitcode=random.choice((0, 0, 0, 7)),
                 shares=bool(programs) or random.random() < 0.85,
-                content=random.random() < 0.3,
+                content=b"content %d" % random.getrandbits(32) if random.random() < 0.4 else b"",
                 programs=programs,
             )
             launched.append(partner.launch(plan))
             yield self.pause()
-        delay = 0.05
+        delay, signals = 0.05, random.choice((0, 0, 1, 2))
         while any(each.exitcode is None for each in launched):
             yield delay
             delay = min(1.0, delay * 1.5)
-            if random.random() < 0.1:
+            if signals and random.random() < 0.2:
+                # A few early ones: they would end what waits for ever, too.
+                signals -= 1
                 partner.signal(random.choice(launched), random.choice((9, 15)))
         for each in launched:
             assert each.exitcode is not None

@@ -59,7 +59,7 @@ class QueueLedger(Ledger):
         self.discards = False
 
     def asked(self, party: int, act: m.Act) -> None:
-        if act.op in (Queues.TAKEN, Queues.SIZE):
+        if act.op in (Queues.TAKEN, Queues.SIZE, Queues.TASK_DONE):
             self._take(party, act.amount)
         elif act.op == Queues.GET:
             self._take(party, act.amount >> Queues.WINDOW_BITS)

@@ -79,6 +79,8 @@ class Connection:
         self.open = True
         #: It passes nothing any more, ever, while new connections do.
         self.blackhole = False
+        #: It swallows a message now and then, and will end soon.
+        self.leaky = False
         self.up.blocked, self.down.blocked = client.cut_up, client.cut_down
 
     # -- sending -------------------------------------------------------------------------------------
@@ -95,6 +97,9 @@ class Connection:
 
     def _drops(self, message: m.Message) -> bool:
         world, network = self.world, self.world.network
+        if self.leaky and world.random.random() < 0.3:
+            world.counts["swallowed"] += 1
+            return True
         if not network.drop_rate or self.client.role != m.WORKER or type(message) not in LOSABLE:
             return False
         if world.random.random() >= network.drop_rate:

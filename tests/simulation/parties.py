@@ -55,10 +55,14 @@ class Party:
         if not self.frozen:
             return
         self.frozen = False
-        backlog, self._backlog = self._backlog, deque()
+        backlog, self._backlog = self.read(self._backlog), deque()
         for call, args in backlog:
             self.deliver(call, *args)
         self._wake()
+
+    def read(self, backlog: deque[tuple[Callable[..., None], tuple[Any, ...]]]) -> deque[Any]:
+        """In which order it finds what has come while it stood still."""
+        return backlog
 
     def jump(self, seconds: float) -> None:
         """Its clock goes forward at once."""

@@ -10,7 +10,6 @@ from multihost_common import messages as m
 from multihost_common.blobs import digest_of
 from multihost_common.stream import STREAMED
 
-from .plans import FINE
 from .scene import Era
 from .world import ViolationError
 
@@ -87,7 +86,7 @@ class Launched:
 
     def message(self) -> m.Launch:
         """What launches it, or asks whether it is still there."""
-        setup = digest_of(FINE) if self.plan.content else b""
+        setup = digest_of(self.plan.content) if self.plan.content else b""
         return m.Launch(self.number, setup, b"", "p", frames=(b"" if self.pid else self.plan.payload,))
 
 
@@ -235,7 +234,7 @@ class Partner:
         self.launches[launched.number] = launched
         launched.sent = self.reaches()
         if plan.content and self.scene.random.random() < 0.5:
-            self._say(m.Blob(digest_of(FINE), (FINE,)))
+            self._say(m.Blob(digest_of(plan.content), (plan.content,)))
         self._say(launched.message())
         return launched
 
@@ -261,7 +260,10 @@ class Partner:
         elif type(message) is m.Exited:
             self._exited(message)
         elif type(message) is m.Need:
-            self._say(m.Blob(message.digest, (FINE,)))
+            for launched in self.launches.values():
+                content = launched.plan.content
+                if content and digest_of(content) == message.digest:
+                    self._say(m.Blob(message.digest, (content,)))
 
     def _answered(self, acted: m.Acted) -> None:
         ask = self._asked.pop(acted.number, None)

@@ -20,6 +20,9 @@ PLANTED: dict[str, Callable[[], list[Swap]]] = {}
 #: Those of detached jobs.
 PLANTED_IN_THE_HOUSE: dict[str, Callable[[], list[Swap]]] = {}
 
+#: Those of shared objects and processes.
+PLANTED_IN_WHAT_IS_SHARED: dict[str, Callable[[], list[Swap]]] = {}
+
 
 def plant(make: Callable[[], list[Swap]]) -> Callable[[], list[Swap]]:
     """Enter a fault under the name of its function."""
@@ -30,7 +33,8 @@ def plant(make: Callable[[], list[Swap]]) -> Callable[[], list[Swap]]:
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     """The cores have this fault inside; empty: none."""
-    swaps = {**PLANTED, **PLANTED_IN_THE_HOUSE}[name]() if name else []
+    there = {**PLANTED, **PLANTED_IN_THE_HOUSE, **PLANTED_IN_WHAT_IS_SHARED}
+    swaps = there[name]() if name else []
     before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in swaps]
     try:
         for owner, attribute, other in swaps:

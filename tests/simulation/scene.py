@@ -28,8 +28,8 @@ class ProcessPlan:
     exitcode: int
     #: It is a producer itself.
     shares: bool
-    #: It needs content to be set up.
-    content: bool
+    #: What it is set up with, if anything.
+    content: bytes
     programs: Sequence[Callable[[Any], Program]]
     #: A broker that was started anew was asked for it by who did not know that it ran.
     doubtful: bool = False

@@ -74,7 +74,9 @@ class Script(Streaming, Partner):
 
     def take(self, connection: Connection, message: m.Message) -> None:
         self._heard = self.clock()
-        if type(message) is m.Welcome:
+        if type(message) is m.Welcome and self.crosses(message):
+            self._greet()
+        elif type(message) is m.Welcome:
             self._welcome(message)
         elif type(message) is m.Refused:
             self._refused(message)

@@ -18,9 +18,9 @@ from .partners import Program
 from .scene import Scene
 from .schedule import LATENCIES, STRIKES, Schedule, Verdict
 from .scripts import Script
-from .strikes import strike
+from .strikes import SHARED, lasts, one_of, strike
 from .traffic import PipeGame, QueueGame
-from .world import BEGIN, ViolationError
+from .world import BEGIN, ViolationError, World
 
 GAMES: tuple[type[Game], ...] = (
     LockGame, QueueGame, QueueGame, QueueGame, PipeGame, EventGame, ConditionGame, BarrierGame, ProcessGame,
@@ -33,9 +33,26 @@ TROUBLES = frozenset(
         "broker_is_killed", "broker_stands_still", "broker_stands_still_briefly", "brokers_clock_jumps", "child_exits",
         "child_is_killed", "connection_goes_silent", "connection_of_a_producer_ends", "connection_of_an_agent_ends",
         "cut_both_ways", "cut_of_a_producer", "cut_towards_the_broker", "cut_towards_the_worker", "drain",
-        "host_loses_power", "join", "producer_is_killed", "producer_stands_still", "producers_clock_jumps", "stop_twice",
+        "connection_leaks_before_it_ends", "host_loses_power", "join", "producer_is_killed", "producer_stands_still",
+        "producers_clock_jumps", "stop_twice",
     }
 )  # fmt: skip
+
+
+def connection_leaks_before_it_ends(world: World, random: Random) -> bool:
+    """As ZeroMQ does it: what is given to a connection that is about to go may be dropped, one by one."""
+    clients = [each for each in (*world.agents.values(), *world.producers) if each.alive and each.connection]
+    client = one_of(clients, random)
+    if client is None or client.connection is None:
+        return False
+    client.connection.leaky = True
+    seconds = random.uniform(0.0, 0.3)
+    lasts(world, seconds)
+    world.after(seconds, client.connection.reset, random.choice((0.0, 0.1)), random.choice((0.0, 0.1, 1.0)))
+    return True
+
+
+SHARED[connection_leaks_before_it_ends.__name__] = connection_leaks_before_it_ends
 
 
 class SharedSchedule(Schedule):

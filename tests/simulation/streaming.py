@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from typing import Any
+
 from multihost_common import messages as m
 from multihost_common.stream import STREAMED, Stream
 
@@ -19,6 +22,13 @@ class Streaming(Client):
         self.epoch = 0
         #: What it has said that is numbered, since the broker knows it.
         self.spoken: list[m.Message] = []
+
+    def read(self, backlog: deque[Any]) -> deque[Any]:
+        """What has become of its connections it may read before what came over them."""
+        if self.world.scene is None or self.world.random.random() < 0.5:
+            return backlog
+        signals = [each for each in backlog if each[0] in (self.connected, self.ended)]
+        return deque([*signals, *[each for each in backlog if each not in signals]])
 
     def hello(self, slots: int) -> m.Hello:
         """As any client's, and how far the broker was heard."""
@@ -45,6 +55,10 @@ class Streaming(Client):
         """Tell the broker how far it was heard, if that is due."""
         if self.registered and self.stream.due(now):
             self.send(m.Heard(self.stream.heard))
+
+    def crosses(self, welcome: m.Welcome) -> bool:
+        """Was the last one for an earlier Hello?"""
+        return self.registered and welcome.era != self.told_era
 
     def welcomes(self, welcome: m.Welcome) -> bool:
         """The session is up. True: the broker knows nothing of it."""

@@ -34,6 +34,9 @@ GENTLE: dict[str, Fault] = {}
 #: What goes wrong with detached jobs alone; nothing runs twice after it, unless it says so.
 JOURNALED: dict[str, Fault] = {}
 
+#: What goes wrong with shared objects alone.
+SHARED: dict[str, Fault] = {}
+
 
 def violent(fault: Fault) -> Fault:
     """Enter a fault after which items may run again, or be given up."""
@@ -51,7 +54,7 @@ def strike(world: World, name: str, random: Random) -> None:
     """Let it happen, unless the schedule is past that."""
     if world.calm:
         return
-    fault = VIOLENT.get(name) or GENTLE.get(name) or JOURNALED[name]
+    fault = VIOLENT.get(name) or GENTLE.get(name) or JOURNALED.get(name) or SHARED[name]
     if fault(world, random):
         world.counts[f"fault: {name}"] += 1
         world.violent = world.violent or name in VIOLENT

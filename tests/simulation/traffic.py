@@ -118,7 +118,7 @@ class QueueGame(Game):
     def take(self, era: Era, item: bytes) -> None:
         """Its user has it."""
         takers = self.takers.setdefault(item, [])
-        if any(each.live for each in takers):
+        if era.live and any(each.live for each in takers):
             raise ViolationError(f"{item!r} is taken a second time")
         self.scene.world.counts["item came back"] += bool(takers)
         takers.append(era)
@@ -142,7 +142,7 @@ class Consumer:
         #: Number and item; all below ``taken`` are with the user.
         self.early: deque[tuple[int, bytes]] = deque()
         self.taken = 0
-        self.listens = False
+        self.listens = self.closed = False
         #: One of its threads gets items.
         self.busy = False
 
@@ -161,6 +161,7 @@ class Consumer:
         self.partner.tell(game.queue, Queues.TAKEN, self.taken)
         if game.random.random() < 0.5:
             self.partner.tell(game.queue, m.CLOSE)
+            self.closed = True
             # Its items are numbered from 0 on, then.
             del game.consumers[self.partner]
 
@@ -187,7 +188,7 @@ class Consumer:
             self.partner.tell(game.queue, Queues.TAKEN, self.taken)
         yield game.pause()
         if game.tasks:
-            yield self.partner.ask(game.queue, Queues.TASK_DONE)
+            yield self.partner.ask(game.queue, Queues.TASK_DONE, self.taken)
 
     def _listen(self) -> None:
         self.listens = True
@@ -198,7 +199,7 @@ class Consumer:
 
     def _called(self, ask: Ask) -> None:
         self.listens = False
-        if ask.granted:
+        if ask.granted and not self.closed:
             self.game.scene.world.counts["items are called back"] += 1
             self._give_back()
             self._listen()

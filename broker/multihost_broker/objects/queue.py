@@ -293,11 +293,15 @@ class Queue(Machine):
     # -- tasks ---------------------------------------------------------------------------------------
 
     def _task_done(self, request: Request) -> None:
-        if not self.unfinished:
+        consumer = self.consumers.get(request.party)
+        if consumer is not None:
+            # Else it would come to another process should this one end, and be done with twice.
+            self._drop(consumer.take(request.amount))
+        if self.unfinished:
+            self.unfinished -= 1
+            request.done()
+        else:
             request.refuse("task_done() called too many times")
-            return
-        self.unfinished -= 1
-        request.done()
         self._settle()
 
     def _join(self, request: Request) -> None:
