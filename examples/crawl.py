@@ -64,7 +64,9 @@ def main() -> None:
     processes = [mp.Process(target=work, args=(frontier, pages)) for _ in range(args.processes)]
     for process in processes:
         process.start()
-    if not args.help_out:
+    if args.help_out:
+        print("helping; Ctrl-C leaves", flush=True)
+    else:
         found: list[Facts] = []
         collector = threading.Thread(target=collect, args=(pages, found))
         collector.start()

@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from sites import Site
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -150,3 +151,28 @@ def test_the_plain_pipeline_differs_in_one_import() -> None:
         for name in ("pipeline.py", "pipeline_plain.py")
     )
     assert set(ours) ^ set(theirs) == {"import multihost as mp", "import multiprocessing as mp"}
+
+
+def test_the_crawler_finds_what_multiprocessing_finds() -> None:
+    ours, theirs = (run(*PLAIN, EXAMPLES / name, "json") for name in ("crawl.py", "crawl_plain.py"))
+    assert ours.returncode == 0, ours.stderr
+    assert "in 5 modules" in ours.stdout
+    assert ours.stdout == theirs.stdout
+
+
+def test_crawlers_that_join_and_are_killed_change_nothing(site: Site) -> None:
+    site.worker(2)
+    site.worker(2)
+    environment = {**os.environ, "PYTHONPATH": SEARCH}
+    crawl = [sys.executable, str(EXAMPLES / "crawl.py"), "--frontier", "library", "--processes", "2"]
+    with subprocess.Popen([*crawl, "email"], env=environment, stdout=subprocess.PIPE, text=True) as crawler:
+        with subprocess.Popen(
+            [*crawl, "--help-out"], env=environment, stdout=subprocess.PIPE, text=True
+        ) as helper:
+            assert helper.stdout is not None
+            assert helper.stdout.readline().startswith("helping")
+            # What its processes visit goes to others.
+            helper.kill()
+        found, _ = crawler.communicate(timeout=60)
+    assert crawler.returncode == 0
+    assert found == run(*PLAIN, EXAMPLES / "crawl_plain.py", "email").stdout
