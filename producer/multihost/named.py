@@ -161,7 +161,8 @@ class NamedQueue(Queue):
     no such name.
     """
 
-    _line: NamedLine  # type: ignore[assignment] # pyright: ignore[reportIncompatibleVariableOverride]
+    #: A :class:`NamedLine`, see :attr:`_end`.
+    _line: Any
 
     def __init__(
         self, maxsize: int = 0, *, ctx: Any = None, name: str | None = None, ack: Ack = "auto"
@@ -205,6 +206,11 @@ class NamedQueue(Queue):
         """What it is called."""
         return self._title
 
+    @property
+    def _end(self) -> NamedLine:
+        line: NamedLine = self._line
+        return line
+
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
@@ -222,7 +228,7 @@ class NamedQueue(Queue):
         self._check_open()
         if type(obj) in _SIZED:
             check_size(len(obj))
-        line = self._line
+        line = self._end
         if not confirm and not line.maxsize:
             line.put(obj)
             return
@@ -238,13 +244,13 @@ class NamedQueue(Queue):
     def flush(self) -> None:
         """Wait until all that this process has put is on the broker's disk, and all that it accepted is gone from
         there."""
-        self._line.flush()
+        self._end.flush()
 
     def join_thread(self) -> None:
         """Wait until all that this process has put is on the broker's disk. Only after :meth:`close`."""
         assert self._closed, f"Queue {self!r} not closed"
         if not self._joincancelled:
-            self._line.flush()
+            self._end.flush()
 
     # -- getting -------------------------------------------------------------------------------------
 
@@ -263,7 +269,7 @@ class NamedQueue(Queue):
 
     def _take(self, block: bool, timeout: float | None) -> tuple[Any, Token]:
         self._check_open()
-        line = self._line
+        line = self._end
         manual = self._ack == "manual"
         if not block or timeout == 0:
             # What this process has put is there when it asks.
@@ -277,14 +283,14 @@ class NamedQueue(Queue):
     def ack(self, item: Any, *, confirm: bool = False) -> None:
         """This item, or that of this token, is done with, and nobody gets it again. ``confirm``: wait until the broker has
         that on disk. Raises ValueError if this process does not have it."""
-        self._line.acknowledge(self._find(item), confirm)
+        self._end.acknowledge(self._find(item), confirm)
 
     def nack(self, item: Any) -> None:
         """This item, or that of this token, goes back in front, for whoever gets the next one."""
-        self._line.reject(self._find(item))
+        self._end.reject(self._find(item))
 
     def _find(self, item: Any) -> int:
-        unacked = self._line.unacked
+        unacked = self._end.unacked
         if isinstance(item, Token):
             if item.number in unacked:
                 return item.number
@@ -294,14 +300,14 @@ class NamedQueue(Queue):
                 if each is item:
                     return number
             for number, each in held:
-                if type(each) is type(item) and each == item:
+                if type(each) is type(item) and _equal(each, item):
                     return number
         raise ValueError("this process does not have that item: it was acknowledged, or got with ack='auto'")
 
     def task_done(self) -> None:
         """The item that this thread has got last is done with; with ``ack="manual"`` the one that this process has had
         longest. Raises ValueError if there is none."""
-        line = self._line
+        line = self._end
         if self._ack == "manual":
             first = next(iter(line.unacked), None)
             if first is not None:
@@ -313,28 +319,28 @@ class NamedQueue(Queue):
 
     def join(self) -> None:
         """Wait until all items were accepted."""
-        self._line.flush()
-        self._line.call(NamedQueues.JOIN)
+        self._end.flush()
+        self._end.call(NamedQueues.JOIN)
 
     # -- the queue -----------------------------------------------------------------------------------
 
     def empty(self) -> bool:
         """Is there no item? Another process may have put one by now."""
-        return not self._line.items and not self._line.size()
+        return not self._end.items and not self._end.size()
 
     def full(self) -> bool:
         """Is there no room?"""
-        return 0 < self._line.maxsize <= self._line.size()
+        return 0 < self._end.maxsize <= self._end.size()
 
     def purge(self) -> int:
         """Items that nobody has got are no more; how many they were."""
-        self._line.flush_puts()
-        return self._line.call(NamedQueues.PURGE).amount
+        self._end.flush_puts()
+        return self._end.call(NamedQueues.PURGE).amount
 
     def delete(self) -> None:
         """The queue is no more, and nor are its items; who uses it gets BrokerLostError. The name is free."""
-        _forget_line(self._line)
-        self._line.delete()
+        _forget_line(self._end)
+        self._end.delete()
 
     def shutdown(self, immediate: bool = False) -> None:
         """Not of a queue that outlives who uses it."""
@@ -350,6 +356,14 @@ class NamedQueue(Queue):
         if not getattr(self, "_closed", True):
             self._closed = True
             self._line.drop_user()
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001
+        # Arrays, say.
+        return False
 
 
 def _unpickled(piece: Piece) -> Any:
