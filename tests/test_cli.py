@@ -32,6 +32,7 @@ from multihost_common.errors import (
     ConfigError,
 )
 from multihost_common.keys import make_keys
+from multihost_common.shared import EVENT
 
 #: Exit status of click for wrong usage.
 USAGE = 2
@@ -143,11 +144,15 @@ STATUS: dict[str, Any] = {
             "name": str,
             "host": str,
             "pid": int,
+            "nested": bool,
             "pools": int,
             "connected": bool,
             "silent": float,
         }
     ],
+    "processes": [{"process": int, "producer": int, "name": str, "host": str, "pid": int}],
+    "objects": int,
+    "object_bytes": int,
     "pools": [
         {
             "pool": int,
@@ -203,6 +208,8 @@ def test_status(running: Broker) -> None:
             m.OpenJob(1, 1, digest_of(b"x"), name="work"),
             m.Feed(1, 0, 1, 1, (b"\1\0\0\0", b"x")),
             m.EndJob(1, 1),
+            m.Launch(2, name="my process", frames=(b"x",)),
+            m.Act(1, b"o" * m.OBJECT, m.MAKE, EVENT, frames=(bytes(8),)),
         )
         producer.ask("health")
         state = json.loads(well(command("status", "--json", env=running.settings())))
@@ -211,7 +218,17 @@ def test_status(running: Broker) -> None:
         assert state["workers"][0]["name"] == "anvil"
         assert state["pools"][0]["jobs"][0]["items"] == 1
         text = well(command("status", env=running.settings()))
-        for word in (running.address, "anvil", "forge", "3 slots", "script.py", "my pool", "work"):
+        for word in (
+            running.address,
+            "anvil",
+            "forge",
+            "3 slots",
+            "script.py",
+            "my pool",
+            "work",
+            "process my process",
+            "1 shared objects",
+        ):
             assert word in text
 
 

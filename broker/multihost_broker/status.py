@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihost_broker.jobs import Job
 from multihost_broker.pools import Pool
+from multihost_broker.processes import Process
 from multihost_broker.sessions import NUMBER, Session
 from multihost_common.messages import PRODUCER, WORKER
 
@@ -23,7 +24,7 @@ def health(core: Core) -> dict[str, Any]:
 
 
 def status(core: Core) -> dict[str, Any]:
-    """Workers, producers, pools and jobs as they are now. Times in seconds."""
+    """Workers, producers, pools, jobs and what is shared, as they are now. Times in seconds."""
     now = core.scheduler.now
     workers = core.sessions.of_kind(WORKER)
     pools = core.pools.values()
@@ -38,6 +39,9 @@ def status(core: Core) -> dict[str, Any]:
         "workers": [_worker(each, now) for each in workers],
         "producers": [_producer(each, now) for each in core.sessions.of_kind(PRODUCER)],
         "pools": [_pool(pool) for pool in pools],
+        "processes": [_process(each) for each in core.processes.by_number.values()],
+        "objects": len(core.objects.machines),
+        "object_bytes": sum(each.size() for each in core.objects.machines.values()),
     }
 
 
@@ -64,9 +68,20 @@ def _producer(producer: Session, now: float) -> dict[str, Any]:
         "name": producer.name,
         "host": producer.host,
         "pid": producer.pid,
+        "nested": producer.nested,
         "pools": len(producer.pools),
         "connected": producer.gone_at is None,
         "silent": round(now - producer.heard, 3),
+    }
+
+
+def _process(process: Process) -> dict[str, Any]:
+    return {
+        "process": process.number & NUMBER,
+        "producer": process.owner.number,
+        "name": process.launch.name,
+        "host": process.host,
+        "pid": process.pid,
     }
 
 

@@ -38,7 +38,13 @@ def _lines(address: str, state: dict[str, Any]) -> Iterator[str]:
             f"{each['slots']} slots, {each['held']} items held{note}"
         )
     for each in producers:
-        yield f"  producer {each['session']} {one_line(each['name']) or '-'} on {each['host']}, pid {each['pid']}"
+        kind = "child" if each["nested"] else "producer"
+        yield f"  {kind} {each['session']} {one_line(each['name']) or '-'} on {each['host']}, pid {each['pid']}"
+    for each in state["processes"]:
+        where = f"on {each['host']}, pid {each['pid']}" if each["pid"] else "waits for a worker"
+        yield f"  process {one_line(each['name']) or each['process']} {where}"
+    if state["objects"]:
+        yield f"  {state['objects']} shared objects, {state['object_bytes']} bytes"
     for pool in pools:
         yield f"  pool {one_line(pool['name']) or pool['pool']}: {pool['slots']} slots"
         for job in pool["jobs"]:
