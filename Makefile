@@ -29,7 +29,7 @@ simulate:
 	$(PYTHON) -m tests.simulation --seeds 0:100000 --shared
 
 rules:
-	MULTIHOST_RULES=30000 $(PYTHON) -m pytest tests/test_rules.py
+	MULTIHOST_RULES=30000 $(PYTHON) -m pytest tests/test_rules.py tests/test_rules_shared.py
 
 soak:
 	$(PYTHON) -m tests.soaks kills

@@ -12,6 +12,7 @@ from typing import Any
 from simulation.invariants import audit, audit_bounds, audit_lease
 from simulation.journaled import audit_archive, audit_promise, audit_restored
 from simulation.journals import VirtualJournal
+from simulation.objects import audit_objects, audit_processes
 
 from multihost_broker import core as broker
 from multihost_broker import events as be
@@ -111,6 +112,8 @@ class Stage:
         audit(core)
         audit_bounds(core, self.now)
         audit_archive(core, self.journal)
+        audit_objects(core)
+        audit_processes(core)
         self.failed = False
 
     def _carry_out(self, core: broker.Core, actions: list[be.Action]) -> None:
@@ -237,6 +240,11 @@ class Client(Peer):
         self.left = False
 
     @property
+    def heard(self) -> int:
+        """The last numbered message of the broker's that came."""
+        return 0
+
+    @property
     def ready(self) -> bool:
         """It may say what it likes."""
         return self.welcomed and not self.left
@@ -255,7 +263,7 @@ class Client(Peer):
         self.say(
             m.Hello(
                 self.role, m.PROTOCOL_VERSION, "3.11", 5, self.name, 1, self.slots, self.name, self.client,
-                self.session, self.workers, era=self.era,
+                self.session, self.workers, heard=self.heard, era=self.era,
             )
         )  # fmt: skip
 

@@ -159,6 +159,8 @@ def audit_bounds(core: Core, now: float) -> None:
     assert all(core.pools[number].closing for number in closing), "what nobody owns is being closed"
     assert sessions.reserved <= {number >> 32 for number in core.pools}, "numbers are kept for pools"
     uses: Counter[bytes] = Counter(core.archive._functions.values())
+    for process in core.processes.by_number.values():
+        uses.update((process.launch.setup, process.launch.code))
     jobs = {}
     for pool in core.pools.values():
         uses.update((pool.opened.setup, pool.opened.code))

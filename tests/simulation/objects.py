@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from multihost_broker.objects.barrier import Barrier
 from multihost_broker.objects.condition import Condition
 from multihost_broker.objects.event import Event
+from multihost_broker.objects.kinds import KINDS
 from multihost_broker.objects.machine import Machine, Request
 from multihost_broker.objects.pipe import Pipe
 from multihost_broker.objects.queue import Queue
@@ -24,7 +25,9 @@ def audit_objects(core: Core) -> None:
     """Who uses what, who waits for what, and that there is reason to wait, in the books of all objects."""
     objects, live = core.objects, core.sessions.by_number
     machines = objects.machines
-    assert set(objects._makers) == set(machines), "each object has a maker"
+    # Queues with names of their own have none.
+    unnamed = {name for name, machine in machines.items() if KINDS.get(machine.kind) is type(machine)}
+    assert set(objects._makers) == unnamed, "each object has a maker"
     made = {name: party for party, names in objects._made.items() for name in names}
     assert made == objects._makers, "each maker knows what it has made"
     assert set(objects._made) | set(objects._used) <= set(live), "who makes or uses an object is here"
@@ -143,3 +146,18 @@ INSIDE: dict[type[Machine], Callable[[Any], Inside]] = {
     Queue: _queue,
     Pipe: _pipe,
 }
+
+
+def audit_processes(core: Core) -> None:
+    """Each process is in the books of who has started it and of who runs it, and these are here."""
+    processes, live = core.processes, core.sessions.by_number
+    owned = {number: owner for owner, each in processes._owned.items() for number in each}
+    run = {number: worker for worker, each in processes._run.items() for number in each}
+    waiting = set(processes._waiting)
+    assert set(owned) == set(processes.by_number), "each process has an owner"
+    assert waiting | set(run) == set(owned), "each process waits or runs"
+    assert not waiting & set(run), "no process waits and runs"
+    for number, process in processes.by_number.items():
+        assert owned[number] == process.owner.number and process.owner.number in live, "the owner is here"
+        if process.worker is not None:
+            assert run[number] == process.worker.number in live, "who runs it is here"

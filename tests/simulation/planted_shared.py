@@ -201,7 +201,7 @@ def nobody_hears_that_an_object_is_no_more() -> list[Swap]:
         self.machines.pop(name)
         self._made[self._makers.pop(name)].pop(name, None)
 
-    return [(registry.Objects, "_forget", forget)]
+    return [(registry.Objects, "forget", forget)]
 
 
 @plant

@@ -11,7 +11,7 @@ from multihost_common import messages as m
 from multihost_common.stream import STREAMED
 
 from .ledgers import Ledger, books_of
-from .objects import audit_objects
+from .objects import audit_objects, audit_processes
 from .scene import Era, same
 
 if TYPE_CHECKING:
@@ -131,22 +131,7 @@ class Witness:
         audit_objects(self.core)
         for name, book in self.books.items():
             book.audit(objects.machines[name])
-        _audit_processes(self.core)
-
-
-def _audit_processes(core: Core) -> None:
-    """Each process is in the books of who has started it and of who runs it, and these are here."""
-    processes, live = core.processes, core.sessions.by_number
-    owned = {number: owner for owner, each in processes._owned.items() for number in each}
-    run = {number: worker for worker, each in processes._run.items() for number in each}
-    waiting = set(processes._waiting)
-    assert set(owned) == set(processes.by_number), "each process has an owner"
-    assert waiting | set(run) == set(owned), "each process waits or runs"
-    assert not waiting & set(run), "no process waits and runs"
-    for number, process in processes.by_number.items():
-        assert owned[number] == process.owner.number and process.owner.number in live, "the owner is here"
-        if process.worker is not None:
-            assert run[number] == process.worker.number in live, "who runs it is here"
+        audit_processes(self.core)
 
 
 __all__ = ["Witness"]

@@ -25,7 +25,7 @@ class Semaphore(Machine):
         super().__init__(make)
         numbers = [int.from_bytes(frame[:8], "little") for frame in make.frames[:3]]
         self.value, self.maximum, self.owned = [*numbers, 0, 0, 0][:3]
-        if max(self.value, self.maximum) > MAX_VALUE:
+        if max(self.value, self.maximum) > MAX_VALUE or 0 < self.maximum < self.value:
             raise ValueError("too many permits")
         #: Somebody has released what it did not hold.
         self.signals = False
