@@ -18,7 +18,10 @@ import pytest
 import multihost as mp
 from multihost.engine import get_engine
 from multihost.process import Process
+from multihost.sharing import get_sharing
 from multihost.synchronize import _known
+from multihost_common.errors import BrokerLostError
+from multihost_common.shared import Semaphores
 
 #: No wait of these tests lasts that long unless something is wrong, seconds.
 LONG = 20.0
@@ -465,3 +468,17 @@ def test_an_event_is_set_from_another_process() -> None:
     assert answer.wait(LONG)
     process.join(LONG)
     assert process.exitcode == 0
+
+
+def test_who_was_thought_lost_does_not_release_what_others_may_hold() -> None:
+    lock = mp.Lock()
+    lock.acquire()
+    # What the engine does when a broker that has forgotten this process welcomes it.
+    get_sharing().fail(BrokerLostError("it was forgotten"))
+    lock.release()
+    assert not lock.acquire(block=False), "who has it now has it still"
+    get_sharing().tell(lock._semlock.shared.name, Semaphores.RELEASE)
+    with lock:
+        pass
+    assert lock.acquire(block=False)
+    lock.release()

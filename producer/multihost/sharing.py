@@ -29,7 +29,7 @@ class Ask(Completion):
     """A request, and once it is ``done`` its answer. ``then`` is called when it is, by who runs the loop: it must
     not wait, and not ask anything."""
 
-    __slots__ = ("amount", "error", "frames", "number", "seen", "status", "text", "then")
+    __slots__ = ("amount", "era", "error", "frames", "number", "seen", "status", "text", "then")
 
     makes_calls = False
 
@@ -43,6 +43,8 @@ class Ask(Completion):
         #: Why there will be no answer.
         self.error: BaseException | None = None
         self.then = then
+        #: Of :attr:`Sharing.era`, when it was sent.
+        self.era = 0
         #: Its answer was made use of: who waits for it and ``then`` may both be about to.
         self.seen = False
 
@@ -67,6 +69,8 @@ class Sharing:
     def __init__(self, engine: Driver) -> None:
         self._engine = engine
         self._asked: dict[int, Ask] = {}
+        #: How often a broker has forgotten this process.
+        self.era = 0
         self._numbers = 0
         #: Requests whose answers somebody waits for outside of the loop, in a selector: it has to go on meanwhile.
         self.attended = 0
@@ -142,6 +146,7 @@ class Sharing:
             if failure is not None:
                 self._end(ask, failure)
                 return
+            ask.era = self.era
             self._asked[ask.number] = ask
             self._engine._send(act)
 
@@ -235,7 +240,8 @@ class Sharing:
             self._end(ask, None)
 
     def fail(self, error: BaseException) -> None:
-        """No answer will come any more."""
+        """No answer will come any more, and what this process held is not its own any more."""
+        self.era += 1
         asked, self._asked = self._asked, {}
         for ask in asked.values():
             self._end(ask, error)

@@ -61,6 +61,8 @@ class _Books:
         self.owner_died = False
         self._mutex = threading.Lock()
         self._acquired = 0
+        #: When that was, of :attr:`Sharing.era`.
+        self._era = 0
         self._thread = 0
         self._times = 0
 
@@ -76,6 +78,8 @@ class _Books:
         if ask is None:
             return False
         with self._mutex:
+            if self._era != ask.era:
+                self._era, self._acquired = ask.era, 0
             self._acquired += 1
             self._times += 1
             self._thread = threading.get_ident()
@@ -97,6 +101,9 @@ class _Books:
         with self._mutex:
             known = self._acquired > 0
             self._acquired -= known
+        if known and self._era != self.shared.sharing.era:
+            # The broker had thought this process lost, and others may have it by now: it would be taken from them.
+            return
         if known:
             self.shared.tell(Semaphores.RELEASE)
         else:

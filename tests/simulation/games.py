@@ -22,7 +22,7 @@ from multihost_common.shared import (
     Semaphores,
 )
 
-from .partners import Partner, Program, Thread
+from .partners import GoneError, Partner, Program, Thread
 from .world import ViolationError
 
 if TYPE_CHECKING:
@@ -121,6 +121,11 @@ class LockGame(Game):
             era = partner.era
             try:
                 yield from self.hold(partner)
+            except GoneError:
+                # The end of a with block. In another session it would release what somebody else holds.
+                if partner.era is era:
+                    partner.tell(self.lock, Semaphores.RELEASE)
+                raise
             finally:
                 self.holders.remove(era)
             if self.random.random() < 0.5:
@@ -189,7 +194,8 @@ class ConditionGame(LockGame):
         super().__init__(scene, random)
         self.permits = 1
         self.condition = b""
-        self.notified = self.woken = 0
+        self.notified = 0
+        self.woken: list[Era] = []
 
     def master(self, partner: Partner) -> Program:
         self.lock = yield from self.make(partner, SEMAPHORE, number(1), number(1), number(1))
@@ -227,6 +233,13 @@ class ConditionGame(LockGame):
             raise
         self.release(partner)
 
+    def wake(self, era: Era) -> None:
+        """One more goes on. What the dead were notified of has passed to others."""
+        self.woken.append(era)
+        woken = sum(each.live for each in self.woken)
+        if woken > self.notified:
+            raise ViolationError(f"{woken} were woken by {self.notified} notifications")
+
     def notifier(self, partner: Partner) -> Program:
         """Notifies some."""
         for _ in range(self.random.randint(1, 3)):
@@ -243,12 +256,10 @@ class ConditionGame(LockGame):
             self.release(partner)
             yield wait
             if wait.granted:
-                self.woken += 1
-                if self.woken > self.notified:
-                    raise ViolationError(f"{self.woken} were woken by {self.notified} notifications")
                 yield self.pause()
                 passes = self.random.random() < 0.2
-                self.woken -= passes
+                if not passes:
+                    self.wake(partner.era)
                 partner.tell(self.condition, Conditions.PASS if passes else Conditions.WOKEN, wait.number)
             yield from self.acquire(partner)
             yield self.pause()

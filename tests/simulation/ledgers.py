@@ -56,6 +56,8 @@ class QueueLedger(Ledger):
         self.taken: set[bytes] = set()
         #: What was to be put, by party and request, as far as it has not been taken in.
         self.coming: dict[tuple[int, int], deque[bytes]] = {}
+        #: Items that have come back; for those that somebody had waited for there may be no room any more.
+        self.back = 0
         self.discards = False
 
     def asked(self, party: int, act: m.Act) -> None:
@@ -68,6 +70,7 @@ class QueueLedger(Ledger):
             early = self.early.get(party, {})
             for number in [each for each in early if first <= each < first + (act.amount & WINDOW)]:
                 self.ready.add(early.pop(number))
+                self.back += 1
         elif act.op == Queues.PUT:
             self.coming[party, act.number] = deque(items_of(act.frames))
         elif act.op == Queues.SHUTDOWN and act.amount:
@@ -81,7 +84,9 @@ class QueueLedger(Ledger):
             self.taken.add(early.pop(number))
 
     def parts(self, party: int) -> None:
-        self.ready.update(self.early.pop(party, {}).values())
+        early = self.early.pop(party, {})
+        self.back += len(early)
+        self.ready.update(early.values())
         self.next.pop(party, None)
         for key in [key for key in self.coming if key[0] == party]:
             del self.coming[key]
@@ -126,6 +131,8 @@ class QueueLedger(Ledger):
 
     def audit(self, machine: Machine) -> None:
         assert isinstance(machine, Queue)
+        most = machine.maxsize + self.back
+        assert not machine.maxsize or machine.items() <= most, f"{machine.items()} items, and room for {most}"
         ready = [item for run in machine.ready for item in items_of(run.frames())]
         for item in ready:
             if item not in self._known:

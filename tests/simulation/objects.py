@@ -98,9 +98,6 @@ def _queue(machine: Queue) -> Inside:
     assert machine.bytes == size, f"the items take {size} bytes, not {machine.bytes}"
     serials = [run.serial for run in machine.ready]
     assert serials == sorted(serials), "items are in their order"
-    # What was handed to who waited for it comes back although there is no room.
-    most = machine.maxsize + len(machine.consumers) + 1
-    assert not machine.maxsize or machine.items() <= most, f"{machine.items()} items are in a queue of {most}"
     _waits(machine)
     listens = [each.listen for each in machine.consumers.values() if each.listen is not None]
     putters = [request for request, _ in machine.putters]
