@@ -10,14 +10,17 @@ start processes in the one way that works on other hosts.
 from __future__ import annotations
 
 import importlib
+import multiprocessing.context as _standard
 from collections.abc import Callable, Iterable
-from multiprocessing import context as _standard
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from multihost.engine import get_engine, resolve_address
 from multihost.process import Process
+
+#: What a context starts that has no other kind of process.
+_PROCESS = Process
 
 #: The name of our own context among the start methods.
 METHOD = "multihost"
@@ -54,7 +57,7 @@ class Context(BaseContext):
 
     Process: type[BaseProcess]
 
-    def __init__(self, name: str = METHOD, process: type[BaseProcess] = Process) -> None:
+    def __init__(self, name: str = METHOD, process: type[BaseProcess] = _PROCESS) -> None:
         self._name = name
         self.Process = process
 
