@@ -387,6 +387,8 @@ def report(connection: Connection, through: Connection) -> None:
     through.send(others)
     connection.send(own.recv())
     connection.send(own.recv())
+    # It does not end before it is told to.
+    own.recv()
 
 
 def hang(connection: Connection) -> None:
@@ -441,9 +443,9 @@ def test_processes_exchange_pipes_of_their_own(pipe: MakePipe) -> None:
         own.send("to it")
         assert a.recv() == "to it"
         own.send("again")
-        # It ends next, so that may be known already.
-        assert a in wait([a, made.sentinel, c], SOON)
+        assert wait([a, made.sentinel, c], SOON) == [a]
         assert a.recv() == "again"
+        own.send("end")
         made.join(SOON)
         assert made.sentinel in wait([a, made.sentinel, c], SOON)
 
