@@ -16,7 +16,6 @@ from strangers import closes, nobody, plain_zmq, silent, talker, web
 
 from multihost_common import messages as m
 from multihost_common import probe as p
-from multihost_common.auth import MAX_FRAME
 from multihost_common.blobs import digest_of
 from multihost_common.errors import (
     AuthError,
@@ -27,6 +26,7 @@ from multihost_common.errors import (
     ProtocolError,
 )
 from multihost_common.keys import Token, find_token, make_keys, make_token
+from multihost_common.parts import MAX_FRAME, PART
 from multihost_common.waiter import Waiter, milliseconds
 from multihost_common.wire import DISCONNECTED, Dealer, check_address
 
@@ -191,12 +191,26 @@ def test_a_name_that_does_not_resolve(token: Token) -> None:
 
 def test_frames_of_all_sizes_pass_unchanged(running: Broker) -> None:
     with peer(running, "producer") as producer:
-        for size in (0, 1, 65_535, 65_536, 1 << 22):
+        for size in (0, 1, 65_535, 65_536, PART - 1, PART, PART + 1, 3 * PART):
             content = os.urandom(size)
             producer.send(m.Blob(digest_of(content), (content,)))
             assert producer.ask("health")["ok"]
         producer.send(m.Blob(digest_of(b"one thing"), (b"another",)))
         assert producer.refused() == "E_FIELD"
+
+
+def test_a_broker_takes_no_memory_for_what_is_announced_too_large(running: Broker) -> None:
+    with peer(running, "producer") as rude, peer(running, "producer") as other:
+        rude.dealer.socket.send_multipart([b"", bytes(2 * PART)])
+        until(lambda: DISCONNECTED in rude.dealer.signals(), "the broker hangs up")
+        assert other.ask("health")["ok"]
+
+
+def test_a_torn_frame_is_refused_and_what_comes_next_is_heard(running: Broker) -> None:
+    with peer(running, "producer") as rude:
+        rude.dealer.socket.send_multipart([m.encode(m.Blob(b"d" * 32, (b"",)))[0], bytes(PART)])
+        assert rude.refused() == "E_FRAMES"
+        assert rude.ask("health")["ok"]
 
 
 @pytest.mark.parametrize(

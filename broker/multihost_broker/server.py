@@ -22,7 +22,7 @@ from multihost_broker.events import Action, Event, Gone, Note, Read, Received, S
 from multihost_broker.journal.keeper import Keeper
 from multihost_broker.zap import Zap, prove_closed
 from multihost_common.allocator import keep_freed_memory
-from multihost_common.auth import MAX_FRAME, secure_server, unlimited
+from multihost_common.auth import secure_server, unlimited
 from multihost_common.blobs import digest_of
 from multihost_common.errors import ConfigError, ProtocolError
 from multihost_common.keys import make_keys
@@ -39,6 +39,7 @@ from multihost_common.messages import (
     decode,
     encode,
 )
+from multihost_common.parts import MAX_FRAME, join
 from multihost_common.waiter import Alarm, Waiter, milliseconds
 from multihost_common.wire import (
     NOBLOCK,
@@ -55,6 +56,9 @@ log = logging.getLogger("multihost.broker")
 
 #: Messages taken before everything else gets its turn.
 BATCH = 1000
+
+#: Threads that encrypt and decrypt: what one peer sends, while another is sent to.
+IO_THREADS = 2
 
 #: Messages of one peer that have come and have not been heard.
 UNHEARD = 1000
@@ -141,7 +145,7 @@ class Server:
         self._strikes: dict[Peer, deque[float]] = {}
         self._muted: set[Peer] = set()
         self._wake_read, self._wake_write = sockets.socketpair()
-        self._context: zmq.Context[Any] = zmq.Context()
+        self._context: zmq.Context[Any] = zmq.Context(io_threads=IO_THREADS)
         try:
             self._open()
         except BaseException:
@@ -303,7 +307,7 @@ class Server:
             log.error("dropped a message without a user id from peer %s", peer.hex())
             return
         try:
-            message = decode(frames)
+            message = decode(join(frames))
         except ProtocolError as error:
             self._strike(peer, role, error, header)
             return

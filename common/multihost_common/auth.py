@@ -9,6 +9,7 @@ import zmq
 
 from multihost_common.errors import AuthError, BrokerLostError, ConfigError, MultihostError
 from multihost_common.keys import BrokerKey, Token
+from multihost_common.parts import PART
 from multihost_common.probe import BROKER, OTHER, OTHER_ZMQ, WEB
 
 #: Ties the broker's socket to its ZAP handler; without a domain libzmq may skip the handler.
@@ -17,8 +18,8 @@ ZAP_DOMAIN = b"multihost"
 #: Milliseconds a peer has for its handshake: a connection that says nothing is closed then.
 HANDSHAKE_MS = 5000
 
-#: Bytes of one frame. The lengths inside a block are 32-bit numbers.
-MAX_FRAME = 0xFFFF_FFFF
+#: What encryption adds to a part at most, bytes.
+OVERHEAD = 1024
 
 #: A wrong server key shows only as a connection that the broker closes at once, and it is tried again.
 #: One such end can be a broker that is going down, so it has to happen more than once.
@@ -53,9 +54,10 @@ def secure_server(socket: zmq.Socket[bytes], key: BrokerKey) -> None:
 
 def unlimited(socket: zmq.Socket[bytes]) -> None:
     """No high-water marks: the windows of the protocol bound what is on its way, and a full queue
-    in ZeroMQ would silently drop (ROUTER) or block (DEALER)."""
+    in ZeroMQ would silently drop (ROUTER) or block (DEALER). A frame comes in parts of a known size, so who
+    announces a larger one is cut off before memory is taken for it."""
     socket.sndhwm = socket.rcvhwm = 0
-    socket.maxmsgsize = MAX_FRAME
+    socket.maxmsgsize = PART + OVERHEAD
     socket.linger = 0
 
 

@@ -65,7 +65,7 @@ from multihost_common.schema import digest, flag, integer, message, payload, sec
 from multihost_common.schema import schema as schema
 
 #: Raised with every change that an older peer would misread. Checked at the handshake.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 # -- session ---------------------------------------------------------------------------------------
 

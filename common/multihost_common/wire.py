@@ -26,6 +26,7 @@ from multihost_common.errors import (
 )
 from multihost_common.keys import Token
 from multihost_common.messages import Bye, Hello, Message, Refused, Welcome, decode, encode
+from multihost_common.parts import cut, join
 from multihost_common.probe import PROBE_TIMEOUT, probe
 from multihost_common.waiter import milliseconds
 
@@ -74,6 +75,7 @@ _MONITORED = (
 
 def send_frames(socket: Socket, frames: Sequence[Frame], flags: int = NOBLOCK) -> None:
     """Send ``frames`` as one message."""
+    frames = cut(frames)
     last = len(frames) - 1
     for frame in frames[:last]:
         send_frame(socket, frame, flags | SNDMORE, len(frame) < SEND_NO_COPY_BYTES)
@@ -82,7 +84,7 @@ def send_frames(socket: Socket, frames: Sequence[Frame], flags: int = NOBLOCK) -
 
 
 def more_frames(socket: Socket, first: zmq.Frame) -> list[Frame]:
-    """The frames of the message that begins with ``first``; large ones as views of ZeroMQ's memory."""
+    """What has come with ``first``, for :func:`join`; large ones as views of ZeroMQ's memory."""
     frames: list[Frame] = [first.bytes if len(first) < NO_COPY_BYTES else first.buffer]
     part = first
     while part.more:
@@ -207,7 +209,7 @@ class Dealer:
         receive, socket = self.socket.recv, self.socket
         try:
             while True:
-                messages.append(decode(more_frames(socket, receive(NOBLOCK, copy=False))))
+                messages.append(decode(join(more_frames(socket, receive(NOBLOCK, copy=False)))))
                 # Asking costs half of what an exception does.
                 if len(messages) == limit or (len(messages) == 1 and not readable(socket)):
                     return messages
