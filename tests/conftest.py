@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from multihost.engine import close_engines
+from multihost.engines.choosing import close_engines
 from multihost.executor import Executor
 from multihost.pool import Pool
 

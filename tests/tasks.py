@@ -440,7 +440,7 @@ def large_after_go(job: tuple[str, int, int]) -> bytes:
 
 def acquire_and_release(args: tuple[bytes, int]) -> int:
     """A lock at the broker, taken and given back so many times."""
-    from multihost.sharing import get_sharing
+    from multihost.engines.choosing import get_sharing
     from multihost_common.shared import Semaphores
 
     name, times = args

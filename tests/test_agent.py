@@ -27,7 +27,7 @@ from shells import (
 )
 from strangers import closes, nobody, plain_zmq
 
-from multihost.engine import close_engines
+from multihost.engines.choosing import close_engines
 from multihost.pool import Pool
 from multihost_common.errors import EX_CONFIG, EX_NOPERM, EX_OK, WorkerLostError
 from multihost_common.keys import find_token, make_keys

@@ -378,8 +378,8 @@ def test_health_imports_nothing_of_the_user_and_nothing_heavy(running: Broker, t
         "psutil",
         "multiprocessing",
         "multihost.pool",
-        "multihost.driver",
-        "multihost.loop",
+        "multihost.engines.driver",
+        "multihost.engines.loop",
         "asyncio",
         "numpy",
     }

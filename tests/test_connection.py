@@ -16,7 +16,7 @@ import pytest
 
 import multihost
 from multihost.connection import BufferTooShort, Client, Connection, Listener, Pipe, wait
-from multihost.engine import BROKER_VARIABLE
+from multihost.engines.choosing import BROKER_VARIABLE
 from multihost.process import Process
 from multihost_common import shipments
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from multihost import storing as storing_module
-from multihost.detached import _Gathered, blocks, parse_key
-from multihost.exchange import Exchange, Order
+from multihost.detached import storing as storing_module
+from multihost.detached.exchange import Exchange, Order
+from multihost.detached.fetching import Fetching
+from multihost.detached.result import _Gathered, blocks, parse_key
+from multihost.detached.storing import Storing
 from multihost.failures import Raised
-from multihost.fetching import Fetching
 from multihost.iterators import Inbox
 from multihost.packing import BLOCK_BYTES, Packed
 from multihost.reduction import load_values
-from multihost.storing import Storing
 from multihost_common import messages as m
 from multihost_common.blocks import pack_lengths
 from multihost_common.errors import JobError, RemoteError, WorkerLostError

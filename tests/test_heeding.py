@@ -7,7 +7,7 @@ from typing import TypeVar
 import pytest
 from simulation.producers import Engine
 
-from multihost.engine import PoolSpec
+from multihost.engines.base import PoolSpec
 from multihost.iterators import Inbox
 from multihost.jobs import BaseJob, MapJob, Options, Task
 from multihost.sources import Items

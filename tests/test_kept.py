@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulation.producers import Engine
 
-from multihost.engine import PoolSpec
+from multihost.engines.base import PoolSpec
 from multihost.jobs import Options, Task
 from multihost.kept import Kept
 from multihost.streams import StreamJob

@@ -10,7 +10,7 @@ import shells
 import tasks
 from cluster import Cluster, assert_empty
 
-from multihost.engine import close_engines
+from multihost.engines.choosing import close_engines
 from multihost.pool import Pool
 from multihost_broker.events import Event, Send
 from multihost_broker.server import Config, Server

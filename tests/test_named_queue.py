@@ -17,7 +17,7 @@ import shells
 from sites import Site
 
 import multihost
-from multihost.named import NamedQueue
+from multihost.queues.named import NamedQueue
 from multihost_common.errors import BrokerLostError, ConfigError
 
 

@@ -11,7 +11,7 @@ import pytest
 import shells
 import tasks
 
-from multihost.engine import close_engines
+from multihost.engines.choosing import close_engines
 from multihost.pool import Pool
 from multihost_common import messages as m
 from multihost_common.blocks import pack_lengths

@@ -17,8 +17,9 @@ import pytest
 from conftest import MakePool
 
 import multihost as mp
-from multihost import getting, lines, queue_items, queues
-from multihost.engine import BROKER_VARIABLE
+from multihost import queues
+from multihost.engines.choosing import BROKER_VARIABLE
+from multihost.queues import getting, items, line
 from multihost_common.shared import Queues
 
 #: Seconds that anything here may take.
@@ -193,7 +194,7 @@ def test_a_subclass_may_see_to_what_cannot_be_pickled() -> None:
 
 
 def test_an_item_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_items, "MAX_ITEM", 1000)
+    monkeypatch.setattr(items, "MAX_ITEM", 1000)
     q = mp.Queue()
     with pytest.raises(ValueError, match="an item of 2000 bytes is too large for a queue"):
         q.put(bytes(2000))
@@ -317,7 +318,7 @@ def test_a_queue_that_nobody_uses_any_more_is_gone() -> None:
     name = q._name
     del q, copy
     gc.collect()
-    assert name not in lines._lines
+    assert name not in line._lines
 
 
 # -- tasks and processes -------------------------------------------------------------------------------

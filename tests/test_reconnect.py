@@ -15,10 +15,10 @@ import shells
 from sites import PATIENCE, Site, runs, until_some
 from tasks import double, nap, note_and_nap, pid_after_nap, touch_and_wait
 
-from multihost.engine import close_engines
+from multihost.engines.choosing import close_engines
+from multihost.engines.remote import RemoteEngine
 from multihost.executor import Executor
 from multihost.pool import Pool
-from multihost.remote import RemoteEngine
 from multihost.results import AsyncResult
 from multihost_broker.returns import GRACE
 from multihost_common.errors import BrokerLostError, WorkerLostError

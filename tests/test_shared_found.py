@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from multihost.launching import Launching, LaunchSpec
+from multihost.engines.launching import Launching, LaunchSpec
 from multihost_broker import core as broker
 from multihost_broker import events as be
 from multihost_broker.sessions import LOST

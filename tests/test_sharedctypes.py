@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import multihost as mp
+from multihost.engines.choosing import get_sharing
 from multihost.sharedctypes import copy, synchronized
-from multihost.sharing import get_sharing
 
 
 class Point(ctypes.Structure):

@@ -14,7 +14,7 @@ from disks import fill, small_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multihost.engine import close_engines
+from multihost.engines.choosing import close_engines
 from multihost.pool import Pool
 from multihost_common import messages as m
 from multihost_common.blocks import pack_lengths

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sites import Site
 from tasks import acquire_and_release
 
-from multihost.engine import get_engine
+from multihost.engines.choosing import get_engine, get_sharing
+from multihost.engines.remote import RemoteEngine
+from multihost.engines.sharing import Sharing
 from multihost.pool import Pool
-from multihost.remote import RemoteEngine
-from multihost.sharing import Sharing, get_sharing
 from multihost_common import messages as m
 from multihost_common.errors import BrokerLostError
 from multihost_common.shared import SEMAPHORE, Semaphores

@@ -33,7 +33,7 @@ from tasks import (
 
 import multihost as mp
 from multihost.commands.asking import ask
-from multihost.detached import DetachedResult, detached_result
+from multihost.detached.result import DetachedResult, detached_result
 from multihost.failures import Raised
 from multihost.pool import Pool
 from multihost.results import AsyncResult

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 
 import multihost as mp
-from multihost.engine import get_engine
+from multihost.engines.choosing import get_engine, get_sharing
 from multihost.process import Process
-from multihost.sharing import get_sharing
 from multihost.synchronize import _known
 from multihost_common.errors import BrokerLostError
 from multihost_common.shared import Semaphores

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from multihost.engine import Engine
+from multihost.engines.base import Engine
 from multihost.iterators import IMapIterator, Inbox
 from multihost.jobs import LEAST_SECONDS, WINDOW_BYTES, MapJob, Options, Task
 from multihost.results import MapResult

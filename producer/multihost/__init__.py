@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from multihost.context import get_context as get_context
     from multihost.context import get_start_method as get_start_method
     from multihost.context import set_start_method as set_start_method
-    from multihost.detached import DetachedResult as DetachedResult
-    from multihost.detached import detached_result as detached_result
+    from multihost.detached.result import DetachedResult as DetachedResult
+    from multihost.detached.result import detached_result as detached_result
     from multihost.executor import Executor as Executor
     from multihost.managers import Manager as Manager
-    from multihost.named import NamedQueue as NamedQueue
     from multihost.pool import Pool as Pool
     from multihost.process import Process as Process
     from multihost.process import active_children as active_children
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from multihost.queues import Queue as Queue
     from multihost.queues import ShutDown as ShutDown
     from multihost.queues import SimpleQueue as SimpleQueue
+    from multihost.queues.named import NamedQueue as NamedQueue
     from multihost.sharedctypes import Array as Array
     from multihost.sharedctypes import RawArray as RawArray
     from multihost.sharedctypes import RawValue as RawValue
@@ -85,10 +85,10 @@ _CONTEXT = ("cpu_count", "get_all_start_methods", "get_context", "get_start_meth
 
 #: Where the names live that are multihost's own.
 _HOMES = {
-    "DetachedResult": "multihost.detached",
+    "DetachedResult": "multihost.detached.result",
     "Executor": "multihost.executor",
     "Manager": "multihost.managers",
-    "NamedQueue": "multihost.named",
+    "NamedQueue": "multihost.queues.named",
     "Pipe": "multihost.connection",
     "Pool": "multihost.pool",
     "ThreadPool": "multihost.threadpool",
@@ -96,7 +96,7 @@ _HOMES = {
     "active_children": "multihost.process",
     "current_process": "multihost.process",
     "parent_process": "multihost.process",
-    "detached_result": "multihost.detached",
+    "detached_result": "multihost.detached.result",
     **dict.fromkeys(_CONTEXT, "multihost.context"),
     **dict.fromkeys(_LOCKS, "multihost.synchronize"),
     **dict.fromkeys(("Array", "RawArray", "RawValue", "Value"), "multihost.sharedctypes"),

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from multihost.connection import Connection
-from multihost.engine import Completion
+from multihost.engines.base import Completion
+from multihost.engines.choosing import get_sharing
+from multihost.engines.sharing import Ask, Sharing
 from multihost.pace import Pace
-from multihost.sharing import Ask, Sharing, get_sharing
 from multihost.watching import Watch
 from multihost_common import messages as m
 from multihost_common import shipments

@@ -24,7 +24,7 @@ from multiprocessing.connection import Client, Listener, answer_challenge, deliv
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
-from multihost.engine import all_here
+from multihost.engines.choosing import all_here
 from multihost.handing import offer, take
 from multihost.reduction import dump_function
 from multihost_common import shipments

@@ -16,7 +16,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from multihost.engine import get_engine, resolve_address
+from multihost.engines.choosing import get_engine, resolve_address
 from multihost.process import Process
 
 #: What a context starts that has no other kind of process.

@@ -18,7 +18,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from multihost.engine import Completion, Engine
+from multihost.engines.base import Completion, Engine
 from multihost.failures import Raised
 from multihost.handle import PoolHandle, make_options, process_name
 from multihost.iterators import IMapIterator, Inbox, Pulled

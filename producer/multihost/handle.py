@@ -14,7 +14,8 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from multihost import registering
-from multihost.engine import Engine, PoolSpec, get_engine, resolve_address
+from multihost.engines.base import Engine, PoolSpec
+from multihost.engines.choosing import get_engine, resolve_address
 from multihost.functions import call as call_function
 from multihost.iterators import Filler, IMapIterator, Inbox, Pulled
 from multihost.jobs import MapJob, Options, Task
@@ -297,7 +298,7 @@ def process_name(context: Any) -> str:
 def setup_of(
     local: bool, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], key: bytes
 ) -> bytes:
-    """How a child is set up, pickled: see :class:`~multihost.engine.PoolSpec`. ``local``: on this machine."""
+    """How a child is set up, pickled: see :class:`~multihost.engines.base.PoolSpec`. ``local``: on this machine."""
     setup: dict[str, Any] = {
         "sys_path": list(sys.path) if local else None,
         "cwd": _cwd() if local else None,

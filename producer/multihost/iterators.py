@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from multihost.engine import Completion, Engine
+from multihost.engines.base import Completion, Engine
 from multihost.failures import Raised
 from multihost.functions import Refused
 from multihost.results import closed_error, pool_timeout

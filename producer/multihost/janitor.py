@@ -14,12 +14,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import util
 
-from multihost import loop, sharing
+from multihost.engines import choosing, loop, sharing
 from multihost_worker import link
 
 _LOOP = loop.__file__
 #: Their locks are held only for a moment, but the garbage collector may strike in it.
-_LOCKED = (sharing.__file__, link.__file__)
+_LOCKED = (choosing.__file__, sharing.__file__, link.__file__)
 
 
 def within_loop() -> bool:

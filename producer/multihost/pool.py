@@ -19,7 +19,7 @@ from multihost.sources import Items
 from multihost_common.messages import CALL_APPLY, CALL_MAP, CALL_STAR
 
 if TYPE_CHECKING:
-    from multihost.detached import DetachedResult
+    from multihost.detached.result import DetachedResult
 
 R = TypeVar("R")
 
@@ -344,7 +344,7 @@ class Pool:
         name: str | None = None,
         key: str | bytes | None = None,
     ) -> DetachedResult:
-        from multihost.detached import submit
+        from multihost.detached.result import submit
 
         self._check_running()
         if chunksize is not None:

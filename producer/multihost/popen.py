@@ -11,9 +11,9 @@ from multiprocessing import process, util
 from multiprocessing.context import set_spawning_popen
 from typing import TYPE_CHECKING, Any
 
-from multihost.engine import get_engine
+from multihost.engines.choosing import get_engine
+from multihost.engines.launching import Launch, LaunchSpec
 from multihost.handle import setup_of
-from multihost.launching import Launch, LaunchSpec
 from multihost.process import Beginning
 from multihost.reduction import dump_shared, renew
 from multihost_common import shipments

@@ -25,9 +25,8 @@ from typing import Any, Self
 from multihost import brokered
 from multihost.brokered import BrokeredConnection
 from multihost.connection import Connection, answer_challenge, deliver_challenge
-from multihost.engine import all_here
+from multihost.engines.choosing import all_here, get_sharing
 from multihost.janitor import finish, later, within_loop
-from multihost.sharing import get_sharing
 from multihost_common import messages as m
 from multihost_common import shipments
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from multihost.engine import Completion, Engine
+from multihost.engines.base import Completion, Engine
 from multihost.failures import Raised
 from multihost.sources import Calls
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from multihost.engine import resolve_address
-from multihost.sharing import Ask, Sharing, get_sharing
+from multihost.engines.choosing import get_sharing, resolve_address
+from multihost.engines.sharing import Ask, Sharing
 from multihost_common import messages as m
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from multiprocessing.process import current_process
 from threading import BrokenBarrierError
 from typing import Any, TypeVar
 
+from multihost.engines.sharing import Ask, Sharing
 from multihost.shared import Shared
-from multihost.sharing import Ask, Sharing
 from multihost_common.shared import (
     BARRIER,
     CONDITION,

@@ -17,7 +17,7 @@ from multiprocessing.dummy import DummyProcess
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from multihost.connection import Connection, Pipe
-from multihost.engine import get_engine
+from multihost.engines.choosing import get_engine
 from multihost.process import Process
 from multihost.reduction import dump_function, load_outcomes
 from multihost_common.errors import MultihostError, RemoteError, WorkerLostError

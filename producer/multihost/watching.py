@@ -11,8 +11,8 @@ from multihost_common import messages as m
 from multihost_common.shared import Pipes
 
 if TYPE_CHECKING:
-    from multihost.engine import Completion
-    from multihost.sharing import Ask, Sharing
+    from multihost.engines.base import Completion
+    from multihost.engines.sharing import Ask, Sharing
 
 
 class Watch:

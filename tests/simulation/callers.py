@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from multihost.exchange import Exchange
+from multihost.detached.exchange import Exchange
 from multihost_common import messages as m
 from multihost_common.errors import JobError
 from multihost_common.session import SILENT

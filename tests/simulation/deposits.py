@@ -7,12 +7,12 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from multihost.exchange import Order
+from multihost.detached.exchange import Order
+from multihost.detached.fetching import Fetching
+from multihost.detached.storing import Storing
 from multihost.failures import Raised
-from multihost.fetching import Fetching
 from multihost.packing import pack
 from multihost.sources import Calls
-from multihost.storing import Storing
 from multihost_common import messages as m
 from multihost_common.blobs import digest_of
 from multihost_common.errors import JobError, WorkerLostError

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from multihost.driver import Driver
-from multihost.loop import Loop
-from multihost.remote import SETTLING
+from multihost.engines.driver import Driver
+from multihost.engines.loop import Loop
+from multihost.engines.remote import SETTLING
 from multihost_common import messages as m
 from multihost_common.session import SILENT
 

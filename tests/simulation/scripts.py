@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from multihost.remote import SETTLING
+from multihost.engines.remote import SETTLING
 from multihost_common import messages as m
 from multihost_common.session import SILENT
 

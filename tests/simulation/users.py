@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from multihost.engine import PoolSpec
+from multihost.engines.base import PoolSpec
 from multihost_common import messages as m
 from multihost_common.blobs import digest_of
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from multihost.engine import Engine as AnyEngine
+from multihost.engines.base import Engine as AnyEngine
 from multihost.iterators import IMapIterator, Inbox
 from multihost.jobs import MapJob, Options, Task
 from multihost.results import MapResult

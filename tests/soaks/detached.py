@@ -23,7 +23,7 @@ CHUNK, AT_ONCE = 5, 5
 #: history, a line each, before it does anything else.
 CLIENT = """
 import subprocess, sys
-from multihost.detached import detached_result
+from multihost.detached.result import detached_result
 from multihost.failures import Raised
 from multihost.pool import Pool
 from multihost_common.errors import BrokerLostError

@@ -40,7 +40,7 @@ def command(
 
     The exit status is 75 if some are still there after the timeout; they go on draining.
     """
-    from multihost.client import Client
+    from multihost.detached.client import Client
 
     with Client(broker, token_file=token_file, keys=keys) as client:
         workers = client.order("drain", host)["workers"]

@@ -10,7 +10,7 @@ import click
 from multihost.commands.asking import find_job
 from multihost.commands.printing import EXIT_INTERRUPTED, Printer
 from multihost.commands.shared import asking_options
-from multihost.detached import DetachedResult
+from multihost.detached.result import DetachedResult
 from multihost.failures import Raised
 from multihost_common.errors import EX_TEMPFAIL
 from multihost_common.messages import FILLING, RUNNING

@@ -57,7 +57,7 @@ def command(
     as `multihost map` does; the job goes on when it is interrupted.
     """
     from multihost.commands.result import finish
-    from multihost.detached import parse_key
+    from multihost.detached.result import parse_key
     from multihost.pool import Pool
 
     called = load(function, "submit")

@@ -1,7 +1,7 @@
 """The part that the local and the remote engine share: pools and jobs, and the messages about them.
 
 Calls from any thread (``start``, ``poke``, ``cancel`` ...) hand a command to whoever runs the
-:mod:`loop <multihost.loop>`; everything else here is done by that thread alone.
+:mod:`loop <multihost.engines.loop>`; everything else here is done by that thread alone.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sys
 import threading
 import time
 
-from multihost.engine import Completion, Job, PoolSpec
+from multihost.engines.base import Completion, Job, PoolSpec
+from multihost.engines.launching import Launching
+from multihost.engines.loop import Loop
+from multihost.engines.sharing import Sharing
 from multihost.kept import Kept
-from multihost.launching import Launching
-from multihost.loop import Loop
-from multihost.sharing import Sharing
 from multihost_common import messages as m
 from multihost_common import shipments
 from multihost_common.blobs import digest_of
@@ -29,7 +29,7 @@ NO_WORKERS_WARNING = 3.0
 
 
 class Driver(Loop):
-    """An engine (see :class:`multihost.engine.Engine`) but for what carries the messages.
+    """An engine (see :class:`multihost.engines.base.Engine`) but for what carries the messages.
 
     A subclass offers ``_send(message)`` to the broker, ``_poll(timeout)`` which waits and feeds what
     comes to :meth:`_take`, ``_housekeeping(now)`` and ``_shut()``.

@@ -10,15 +10,15 @@ from functools import partial
 from queue import Full
 from typing import TYPE_CHECKING, Any
 
-from multihost.queue_base import Base
-from multihost.queue_items import ShutDown, pack, pack_one
+from multihost.queues.base import Base
+from multihost.queues.items import ShutDown, pack, pack_one
 from multihost_common import messages as m
 from multihost_common.blocks import Frame
 from multihost_common.errors import BrokerLostError
 from multihost_common.shared import Queues
 
 if TYPE_CHECKING:
-    from multihost.sharing import Ask
+    from multihost.engines.sharing import Ask
 
 #: Items, and messages without an answer, that are put at once.
 MOST_PUT = 16_384

@@ -10,16 +10,16 @@ from functools import partial
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
-from multihost.getting import Pace
-from multihost.named_base import NamedBase
-from multihost.queue_items import Piece, split
+from multihost.queues.getting import Pace
+from multihost.queues.items import Piece, split
+from multihost.queues.named_base import NamedBase
 from multihost_common import messages as m
 from multihost_common.errors import MultihostError
 from multihost_common.named import items_of, rows_of, unpack_items
 from multihost_common.shared import NamedQueues
 
 if TYPE_CHECKING:
-    from multihost.sharing import Ask, Sharing
+    from multihost.engines.sharing import Ask, Sharing
 
 #: Accepted items that one message names.
 MOST_TOLD = 4096

@@ -10,15 +10,15 @@ from functools import partial
 from queue import Full
 from typing import TYPE_CHECKING, Any
 
-from multihost.named_base import PAUSE, NamedBase
-from multihost.queue_items import pack
+from multihost.queues.items import pack
+from multihost.queues.named_base import PAUSE, NamedBase
 from multihost_common import messages as m
 from multihost_common.errors import MultihostError
 from multihost_common.named import MOST_AT_ONCE
 from multihost_common.shared import NamedQueues
 
 if TYPE_CHECKING:
-    from multihost.sharing import Ask
+    from multihost.engines.sharing import Ask
     from multihost_common.blocks import Frame
 
 #: Messages, and bytes of them, that are put and not confirmed.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from multihost.exchange import Exchange
+from multihost.detached.exchange import Exchange
 from multihost.packing import Packed
 from multihost_common.errors import JobError
 from multihost_common.messages import Denied, Message, Put, Seal, Stored, Submit

@@ -14,8 +14,8 @@ import platform
 import sys
 import time
 
-from multihost.driver import Driver
-from multihost.patience import Patience
+from multihost.engines.driver import Driver
+from multihost.engines.patience import Patience
 from multihost_common import messages as m
 from multihost_common.errors import BrokerLostError, MultihostError, ProtocolError
 from multihost_common.keys import find_token

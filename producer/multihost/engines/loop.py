@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from multihost.engine import Completion
+from multihost.engines.base import Completion
 from multihost_common.errors import MultihostError
 from multihost_common.waiter import Alarm, Waiter
 

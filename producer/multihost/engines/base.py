@@ -19,9 +19,6 @@ An engine owns a loop, a lock and whatever carries messages; the rules between t
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -29,13 +26,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 if TYPE_CHECKING:
     from multihost.kept import Kept
     from multihost_common.messages import EndResults, Failed, Message, Result
-
-#: Name of the environment variable that holds the broker's address.
-BROKER_VARIABLE = "MULTIHOST_BROKER"
-
-
-#: The address that applies in a child of a worker: the broker that the worker works for.
-THROUGH_AGENT = "agent"
 
 
 class Completion:
@@ -168,90 +158,4 @@ class Engine(Protocol):
         """Never touch anything again: this process was forked from the one the engine belongs to."""
 
 
-_engines: dict[str, Engine] = {}
-
-
-def _serving() -> Any:
-    """The child of a worker that this process is, or None."""
-    module = sys.modules.get("multihost_worker.child")
-    child = None if module is None else module.serving
-    return child if child is not None and child.pid == os.getpid() else None
-
-
-def resolve_address(address: str | None) -> str:
-    """The broker's address that applies: the argument, else MULTIHOST_BROKER; "" means local."""
-    if address is None:
-        address = THROUGH_AGENT if _serving() is not None else os.environ.get(BROKER_VARIABLE, "")
-    return "" if address == "local" else address
-
-
-def all_here(address: str | None = None) -> bool:
-    """Do all processes that work for this one, at this address, run on this machine?"""
-    address = resolve_address(address)
-    return address == "" or (address == THROUGH_AGENT and get_engine().local)
-
-
-def get_engine(address: str | None = None) -> Engine:
-    """The engine of this process for an address, made on first use."""
-    address = resolve_address(address)
-    engine = _engines.get(address)
-    if engine is None or not engine.usable:
-        with _making:
-            engine = _engines.get(address)
-            if engine is None or not engine.usable:
-                if engine is not None:
-                    engine.close()
-                engine = _engines[address] = _make(address)
-    return engine
-
-
-def _make(address: str) -> Engine:
-    made: Engine
-    if address == THROUGH_AGENT:
-        from multihost.nested import ChildEngine
-
-        made = ChildEngine(_serving())
-    elif address:
-        from multihost.remote import RemoteEngine
-
-        made = RemoteEngine(address)
-    else:
-        from multihost_worker.server import Server
-
-        server = Server()
-        # It starts while this process imports the cores.
-        server.start()
-        try:
-            from multihost.local import LocalEngine
-
-            made = LocalEngine(server)
-        except BaseException:
-            server.close()
-            raise
-    return made
-
-
-def close_engines() -> None:
-    """End all engines of this process, and with them their pools; the next pool makes a new one."""
-    with _making:
-        engines = list(_engines.values())
-        _engines.clear()
-    for engine in engines:
-        engine.close()
-
-
-def forget_engines() -> None:
-    """Drop all engines without touching them: they belong to the parent of this forked process."""
-    global _making
-    # Kept alive on purpose: their finalizers would act on the parent's sockets and children.
-    _inherited.extend(_engines.values())
-    for engine in _engines.values():
-        engine.disown()
-    _engines.clear()
-    _making = threading.Lock()
-
-
-_inherited: list[Engine] = []
-_making = threading.Lock()
-
-os.register_at_fork(after_in_child=forget_engines)
+__all__ = ["Completion", "Engine", "Job", "PoolSpec"]

@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from multihost.engine import Completion, get_engine
+from multihost.engines.base import Completion
 from multihost_common import messages as m
-from multihost_common.errors import BrokerLostError, MultihostError
+from multihost_common.errors import BrokerLostError
 
 if TYPE_CHECKING:
-    from multihost.driver import Driver
+    from multihost.engines.driver import Driver
     from multihost_common.blocks import Frame
 
 
@@ -253,13 +253,4 @@ class Sharing:
             ask.then(ask)
 
 
-def get_sharing(address: str | None = None) -> Sharing:
-    """The way to the broker at this address; default: the one that applies to this process."""
-    engine = get_engine(address)
-    sharing = getattr(engine, "sharing", None)
-    if not isinstance(sharing, Sharing):
-        raise MultihostError("this engine has no shared objects")
-    return sharing
-
-
-__all__ = ["Ask", "Sharing", "get_sharing"]
+__all__ = ["Ask", "Sharing"]

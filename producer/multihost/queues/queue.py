@@ -14,9 +14,9 @@ from queue import Empty, Full
 from typing import Any, Literal, Self, TypeAlias, cast
 from weakref import WeakMethod
 
-from multihost.lines import Line, close_line, open_line
-from multihost.queue_items import Piece, ShutDown, check_size, pack_one
-from multihost.sharing import get_sharing
+from multihost.engines.choosing import get_sharing
+from multihost.queues.items import Piece, ShutDown, check_size, pack_one
+from multihost.queues.line import Line, close_line, open_line
 from multihost_common.blocks import Frame
 from multihost_common.shared import QUEUE, Queues
 
@@ -101,7 +101,7 @@ class Queue(_Named):
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """A queue, or a :class:`~multihost.named.NamedQueue` if there is a ``name``."""
         if "name" in options and cls is Queue:
-            from multihost.named import NamedQueue
+            from multihost.queues.named import NamedQueue
 
             return cast(Self, object.__new__(cast(Any, NamedQueue)))
         return super().__new__(cls)

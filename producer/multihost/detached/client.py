@@ -1,7 +1,7 @@
 """A connection of its own for exchanges about detached jobs, one at a time, run by the thread that wants them.
 
 Each lasts as long as what it is for; nothing of it runs in the background. A broker that is away is waited for, as
-by the :mod:`remote engine <multihost.remote>`.
+by the :mod:`remote engine <multihost.engines.remote>`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
-from multihost.exchange import Exchange, Order
-from multihost.patience import Patience
-from multihost.remote import BATCH, HANDSHAKE_TIMEOUT, hello
+from multihost.detached.exchange import Exchange, Order
+from multihost.engines.patience import Patience
+from multihost.engines.remote import BATCH, HANDSHAKE_TIMEOUT, hello
 from multihost_common.errors import JobError, ProtocolError
 from multihost_common.keys import find_token
 from multihost_common.messages import ADMIN, PRODUCER, Ask, Beat, Bye, Message, Welcome

@@ -15,14 +15,14 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from multihost.getting import Getting, forked
-from multihost.putting import LOOK, Putting
-from multihost.sharing import get_sharing
+from multihost.engines.choosing import get_sharing
+from multihost.queues.getting import Getting, forked
+from multihost.queues.putting import LOOK, Putting
 from multihost_common import messages as m
 from multihost_common.shared import Queues
 
 if TYPE_CHECKING:
-    from multihost.sharing import Sharing
+    from multihost.engines.sharing import Sharing
 
 #: Seconds without a broker after which a process that ends does not wait for one.
 PATIENCE = 5.0

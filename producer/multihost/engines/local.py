@@ -11,8 +11,8 @@ import platform
 import time
 from collections import deque
 
-from multihost.driver import Driver
-from multihost.loop import LINGER, SHORTLY
+from multihost.engines.driver import Driver
+from multihost.engines.loop import LINGER, SHORTLY
 from multihost_broker import core as broker
 from multihost_broker.events import Received, Send
 from multihost_common import messages as m

@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from multihost.named_base import check_broker
-from multihost.named_getting import NamedGetting
-from multihost.named_putting import NamedPutting
-from multihost.queue_items import Piece, check_size, pack_one
-from multihost.queues import _SIZED, MOST_ITEMS, Ack, Queue, _load
-from multihost.sharing import get_sharing
+from multihost.engines.choosing import get_sharing
+from multihost.queues.items import Piece, check_size, pack_one
+from multihost.queues.named_base import check_broker
+from multihost.queues.named_getting import NamedGetting
+from multihost.queues.named_putting import NamedPutting
+from multihost.queues.queue import _SIZED, MOST_ITEMS, Ack, Queue, _load
 from multihost_common import messages as m
 from multihost_common.named import check_name
 from multihost_common.shared import NamedQueues

@@ -15,8 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from multihost.engine import THROUGH_AGENT, resolve_address
-from multihost.sharing import get_sharing
+from multihost.engines.choosing import THROUGH_AGENT, get_sharing, resolve_address
 from multihost_common import messages as m
 from multihost_common.errors import BrokerLostError, ConfigError, HandshakeError, MultihostError
 from multihost_common.named import CLIENT, object_of, rows_of
@@ -24,7 +23,7 @@ from multihost_common.shared import NamedQueues
 from multihost_common.tables import pack_rows
 
 if TYPE_CHECKING:
-    from multihost.sharing import Ask, Sharing
+    from multihost.engines.sharing import Ask, Sharing
     from multihost_common.blocks import Frame
 
 #: Seconds between two attempts to open a queue anew, and those after which a child of a worker gives up: who it works for

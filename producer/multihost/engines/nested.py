@@ -12,9 +12,9 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from multihost.driver import Driver
-from multihost.engine import Completion
-from multihost.remote import hello
+from multihost.engines.base import Completion
+from multihost.engines.driver import Driver
+from multihost.engines.remote import hello
 from multihost_common import messages as m
 from multihost_common.cpus import available_cpus
 from multihost_common.errors import BrokerLostError, HandshakeError, ProtocolError

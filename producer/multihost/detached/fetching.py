@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 
-from multihost.exchange import Exchange
+from multihost.detached.exchange import Exchange
 from multihost.failures import Raised, answers
 from multihost.sources import Ranges, Sink, fresh_parts
 from multihost_common.errors import JobError, RemoteError

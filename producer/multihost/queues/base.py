@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from multihost.sharing import get_sharing
+from multihost.engines.choosing import get_sharing
 
 if TYPE_CHECKING:
-    from multihost.sharing import Sharing
+    from multihost.engines.sharing import Sharing
 
 
 class Base:

@@ -8,13 +8,13 @@ from collections import deque
 from queue import Empty
 from typing import TYPE_CHECKING
 
-from multihost.queue_base import Base
-from multihost.queue_items import Piece, ShutDown, split
+from multihost.queues.base import Base
+from multihost.queues.items import Piece, ShutDown, split
 from multihost_common import messages as m
 from multihost_common.shared import Queues
 
 if TYPE_CHECKING:
-    from multihost.sharing import Ask
+    from multihost.engines.sharing import Ask
 
 #: Items got at once are about as many as are used within so many seconds, and at most MOST.
 AHEAD = 0.005

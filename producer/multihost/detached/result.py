@@ -14,16 +14,16 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from multihost.client import Client
-from multihost.engine import resolve_address
+from multihost.detached.client import Client
+from multihost.detached.fetching import Fetching
+from multihost.detached.storing import Storing
+from multihost.engines.choosing import resolve_address
 from multihost.failures import Raised
-from multihost.fetching import Fetching
 from multihost.iterators import Inbox
 from multihost.jobs import Options
 from multihost.packing import BLOCK_BYTES, BLOCK_CHUNKS, BLOCK_ITEMS, Packed, pack
 from multihost.results import AsyncResult, run_callback
 from multihost.sources import Calls
-from multihost.storing import Storing
 from multihost_common.blobs import digest_of
 from multihost_common.errors import JobError
 from multihost_common.messages import CALL_APPLY, KEY, NAME, SECONDS, Submit

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from multihost.engine import Completion
+from multihost.engines.base import Completion
 from multihost_common import messages as m
 from multihost_common import shipments
 from multihost_common.blobs import digest_of
 
 if TYPE_CHECKING:
-    from multihost.driver import Driver
+    from multihost.engines.driver import Driver
     from multihost_common.blocks import Frame
 
 log = logging.getLogger("multihost")
@@ -33,7 +33,7 @@ MOST_SENT = 256
 
 @dataclass(slots=True)
 class LaunchSpec:
-    """What a process is made from: ``setup`` and ``code`` as in :class:`~multihost.engine.PoolSpec`, and the frames of
+    """What a process is made from: ``setup`` and ``code`` as in :class:`~multihost.engines.base.PoolSpec`, and the frames of
     the pickled callable that it runs, which answers its exit code. ``promises``: what is taken back once it has ended,
     see :mod:`multihost_common.shipments`."""
 

@@ -1,0 +1,1 @@
+"""Jobs that outlive who submits them: handed in, and got at."""
