@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import BuiltinFunctionType
 
 import pytest
 from scripts import environment, script, write
@@ -222,6 +223,20 @@ def start_one_and_die(path: str) -> None:
     while not os.path.exists(path) or not Path(path).read_text():
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt(parent: int) -> None:
+    assert isinstance(os.kill, BuiltinFunctionType), "here it is the system's own"
+    os.kill(parent, signal.SIGINT)
+
+
+def test_a_process_of_this_host_signals_its_parent_as_ever(address: str) -> None:
+    process = Process(target=interrupt, args=(os.getpid(),), address=address)
+    with pytest.raises(KeyboardInterrupt):
+        process.start()
+        time.sleep(20.0)
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_a_process_learns_that_its_parent_is_gone(address: str, tmp_path: Path) -> None:

@@ -424,6 +424,29 @@ def test_orphans_die_with_the_script(office: Office) -> None:
     assert not office.core.processes.by_number
 
 
+def test_a_child_signals_its_parent_alone(office: Office) -> None:
+    office.join("host", m.WORKER, 2)
+    number = nested(office)
+
+    def say(child: int, root: int, message: m.Message) -> None:
+        office.hear("host", m.WORKER, m.Via(child, root, frames=m.encode(message)))
+
+    say(4, number, m.Hello(m.PRODUCER, m.PROTOCOL_VERSION, "3.11", 5, "host", 3))
+    office.told("host")
+    say(4, number, m.Signal(0, 2))
+    (via,) = office.told("host", m.Via)
+    assert isinstance(via, m.Via)
+    assert (via.child, m.decode(via.frames)) == (3, m.Signal(0, 2)), "to the process that has started it"
+    assert office.told("script", m.Signal) == []
+    say(3, 0, m.Signal(0, 10))
+    assert office.told("script", m.Signal) == [m.Signal(0, 10)]
+    office.hear("script", m.PRODUCER, m.Signal(0, 10))
+    say(3, 0, m.Bye())
+    office.told("host")
+    say(4, number, m.Signal(0, 2))
+    assert office.told("host", m.Via, m.Signal) == office.told("script", m.Signal) == [], "it is an orphan"
+
+
 def test_an_orphan_has_a_while_to_end(desk: Desk) -> None:
     child = desk.launch(5)
     assert desk.hear(m.Signal(5, 0)) == [ae.Orphan(child)]

@@ -40,6 +40,8 @@ class Ledger:
         self.pack: Callable[[], None] = lambda: None
         #: Whose process of this number this worker runs.
         self.process_owner: Callable[[int, Session], Session | None] = lambda number, worker: None
+        #: Of a producer that is a child of a worker: the pool or process that it belongs to, and whose that is.
+        self.ancestry: Callable[[Session], tuple[int, Session | None]] = lambda child: (0, None)
 
     def emit(self, action: Action) -> None:
         self.out.append(action)

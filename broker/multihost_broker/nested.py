@@ -38,6 +38,7 @@ class NestedProducers:
         #: So many of the actions that are to be done are as they go out.
         self._packed = 0
         ledger.pack = self.pack
+        ledger.ancestry = self.ancestry
         self.reactions: dict[type, Callable[[Session, Any], None]] = {m.Via: self._on_via}
 
     def _on_via(self, worker: Session, via: m.Via) -> None:
@@ -87,14 +88,18 @@ class NestedProducers:
 
     def parent(self, session: Session) -> Session | None:
         """Whose pool or process this one is a child of; None: it is none, or nobody's any more."""
+        return self.ancestry(session)[1]
+
+    def ancestry(self, session: Session) -> tuple[int, Session | None]:
+        """The pool or process that this one belongs to (0: none), and its :meth:`parent`."""
         peer = session.peer
         worker = self._ledger.sessions.by_number.get(peer.worker) if isinstance(peer, Through) else None
         if worker is None or not isinstance(peer, Through):
-            return None
+            return 0, None
         root = self._roots.get(peer, 0)
         pool = self._ledger.pools.get(root)
         owner = self._ledger.process_owner(root, worker) if pool is None else pool.owner
-        return owner if owner is not None and owner.number in self._ledger.sessions.by_number else None
+        return root, owner if owner is not None and owner.number in self._ledger.sessions.by_number else None
 
     def pack(self) -> None:
         """Put what is said so far to these producers into messages to their workers: these are numbered in this order."""

@@ -226,6 +226,9 @@ class Processes:
     # -- signals -------------------------------------------------------------------------------------
 
     def _on_signal(self, owner: Session, signal: m.Signal) -> None:
+        if not signal.process:
+            self._signal_parent(owner, signal.signal)
+            return
         process = self.by_number.get(owner.number << 32 | signal.process)
         if process is None or not signal.signal or signal.process > NUMBER:
             return
@@ -236,6 +239,14 @@ class Processes:
             self._end(process, "", -signal.signal, "")
         else:
             self._ledger.tell(process.worker, m.Signal(process.number, signal.signal))
+
+    def _signal_parent(self, child: Session, signum: int) -> None:
+        """Whoever has started this one is to have a signal. Nobody else can be named."""
+        root, parent = self._ledger.ancestry(child)
+        process = self.by_number.get(root)
+        # An orphan is somebody's who does not know it.
+        if parent is not None and signum and not (process is not None and process.orphan):
+            self._ledger.tell(parent, m.Signal(0, signum))
 
     # -- the end -------------------------------------------------------------------------------------
 

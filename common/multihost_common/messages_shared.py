@@ -132,7 +132,7 @@ class Exited(Message):
 
 @message(75, PRODUCER, BROKER)
 class Signal(Message):
-    """Send the process a signal."""
+    """Send the process a signal. Process 0: from a producer, whoever has started it; from the broker, who gets this."""
 
     process: int = integer()
     signal: int = integer(U8)

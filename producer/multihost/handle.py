@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from multihost import registering
+from multihost import parents, registering
 from multihost.engines.base import Engine, PoolSpec
 from multihost.engines.choosing import get_engine, resolve_address
 from multihost.functions import call as call_function
@@ -27,6 +27,7 @@ from multihost_common.blobs import digest_of
 from multihost_common.inherit import describe
 from multihost_common.messages import CALL_APPLY, SECONDS, U32
 from multihost_common.naming import authkey
+from multihost_common.whereabouts import here
 
 #: Functions of apply and submit that a pool keeps open; the oldest idle one makes room.
 MAX_STREAMS = 64
@@ -308,6 +309,7 @@ def setup_of(
         "loggers": describe(local),
         "authkey": bytes(key),
         "prepare": _preparation(),
+        "parent": None if local else _parent(),
         "tracker": _tracker() if local else None,
         "initializer": dump_function(initializer) if initializer is not None else b"",
         # In band: it is small, and must be one blob.
@@ -327,6 +329,11 @@ def _preparation() -> bytes:
     patching = sys.modules.get("multihost.patching")
     made = registering.preparation() if patching is None else patching.preparation()
     return b"" if made is None else pickle.dumps(made, 5)
+
+
+def _parent() -> tuple[str, bytes]:
+    """Where this process is, and what a child does that is not there."""
+    return here(), pickle.dumps((parents.reach, (os.getpid(),)), 5)
 
 
 def _cwd() -> str | None:

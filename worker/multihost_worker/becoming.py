@@ -7,6 +7,7 @@ import sys
 
 from multihost_common.naming import name_process
 from multihost_common.pickling import loads
+from multihost_common.whereabouts import here
 from multihost_worker import memories
 
 TYPE_CHECKING = False
@@ -46,6 +47,10 @@ def apply_setup(setup: dict[str, Any], number: int) -> None:
         # What multiprocessing means here, which has to be known before anybody imports it.
         prepare, arguments = loads(setup["prepare"])
         prepare(*arguments)
+    if setup.get("parent") and setup["parent"][0] != here():
+        # Whoever started it is on another host.
+        reach, arguments = loads(setup["parent"][1])
+        reach(*arguments)
     if setup.get("name"):
         name_process(setup["name"], setup.get("authkey", b""), number)
     if setup.get("initializer"):

@@ -16,6 +16,7 @@ from multihost.engines.launching import Launching
 from multihost.engines.loop import Loop
 from multihost.engines.sharing import Sharing
 from multihost.kept import Kept
+from multihost.parents import take_signal
 from multihost_common import messages as m
 from multihost_common import shipments
 from multihost_common.blobs import digest_of
@@ -248,6 +249,8 @@ class Driver(Loop):
             self.sharing.take(message)
         elif isinstance(message, (m.Launched, m.Exited)):
             self.launching.take(message)
+        elif isinstance(message, m.Signal):
+            take_signal(message.signal)
         elif isinstance(message, m.PoolClosed):
             self._pool_has_closed(message.pool)
         elif isinstance(message, m.PoolBroken):
