@@ -99,7 +99,7 @@ def _queue(machine: Queue) -> Inside:
     serials = [run.serial for run in machine.ready]
     assert serials == sorted(serials), "items are in their order"
     _waits(machine)
-    listens = [each.listen for each in machine.consumers.values() if each.listen is not None]
+    listens = [listen for listen, _ in machine.recall.listening.values()]
     putters = [request for request, _ in machine.putters]
     return [*machine.getters, *putters, *machine.joiners, *listens], [*machine.consumers, *machine.producers]
 
@@ -113,8 +113,8 @@ def _waits(machine: Queue) -> None:
     )
     assert not machine.joiners or machine.unfinished, "nobody waits for tasks that are done"
     waiting = {request.party for request in machine.getters}
-    for party, consumer in machine.listeners.items():
-        assert machine.consumers.get(party) is consumer and consumer.listen is not None, "listeners listen"
+    for party, (_, consumer) in machine.recall.listening.items():
+        assert machine.consumers.get(party) is consumer, "listeners listen"
         idle = consumer.spare() <= 0 or not waiting - {party}
         assert idle, "what somebody waits for is called back from who has it early"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from multihost_broker import nested, processes
-from multihost_broker.objects import barrier, condition, event, pipe, queue, registry, semaphore
+from multihost_broker.objects import barrier, condition, event, pipe, queue, recall, registry, semaphore
 from multihost_common import stream
 from multihost_worker import nested as children
 
@@ -148,7 +148,7 @@ def done_is_not_taken() -> list[Swap]:
 @plant
 def nobody_is_asked_to_give_back() -> list[Swap]:
     """Who waits for an item waits, though others have some early."""
-    return [(queue.Queue, "_recall_for", _nothing)]
+    return [(recall.Recall, "tell_others", _nothing)]
 
 
 @plant

@@ -11,6 +11,7 @@ from multihost_broker.named.books import CONSUMER, Span, joined
 from multihost_broker.named.shelf import Shelf
 from multihost_broker.objects.machine import Machine, Party, Request
 from multihost_broker.objects.queue import BATCH
+from multihost_broker.objects.recall import Recall
 from multihost_broker.objects.runs import count_of
 from multihost_common import messages as m
 from multihost_common.named import CLIENT, MOST_AT_ONCE, Rows, rows_of, unpack_items, unpack_pair
@@ -25,7 +26,7 @@ _WINDOW = (1 << NamedQueues.WINDOW_BITS) - 1
 class End:
     """A process that has the queue open. ``client`` tells it from all others, over all starts of the broker."""
 
-    __slots__ = ("client", "gets", "held", "items", "kept", "listen", "ticket")
+    __slots__ = ("client", "gets", "held", "items", "kept", "ticket")
 
     def __init__(self, client: bytes) -> None:
         self.client = client
@@ -37,7 +38,6 @@ class End:
         self.items = 0
         #: How many of them are with their users, as far as it has said so.
         self.kept = 0
-        self.listen: Request | None = None
 
     def spare(self) -> int:
         """Items that wait there for their user."""
@@ -103,7 +103,7 @@ class NamedQueue(Machine):
         self._parties: dict[bytes, Party] = {}
         #: Who got items at an earlier start of the broker and has not been heard of since: its record.
         self.expected: dict[bytes, int] = {}
-        self.listeners: dict[Party, End] = {}
+        self.recall = Recall()
         self.getters: deque[Request] = deque()
         self.putters: deque[Request] = deque()
         self.joiners: dict[Request, None] = {}
@@ -238,7 +238,7 @@ class NamedQueue(Machine):
         self.getters.append(request)
         self._settle()
         if request.waits and request.now and not self.shelf.count:
-            self._recall_for({request.party})
+            self.recall.tell_others({request.party})
 
     def _hand(self, request: Request, end: End) -> None:
         left = max(1, request.amount & _WINDOW)
@@ -263,27 +263,10 @@ class NamedQueue(Machine):
     # -- giving back ---------------------------------------------------------------------------------
 
     def _listen(self, request: Request, end: End) -> None:
-        if not end.gets or end.listen is not None:
+        if not end.gets or self.recall.request_of(request.party) is not None:
             raise ValueError("only who gets items listens, once")
-        end.listen = request
-        request.waits = True
-        self.listeners[request.party] = end
-        if any(getter.party != request.party for getter in self.getters):
-            self._recall(request.party)
-
-    def _recall(self, party: Party) -> None:
-        """What this end has got early it is to give back."""
-        end = self.listeners[party]
-        if end.listen is not None and end.spare() > 0:
-            request, end.listen = end.listen, None
-            del self.listeners[party]
-            request.done()
-
-    def _recall_for(self, parties: set[Party]) -> None:
-        """These wait for an item: others are to give back what they have early."""
-        for party in list(self.listeners):
-            if parties != {party}:
-                self._recall(party)
+        others = any(getter.party != request.party for getter in self.getters)
+        self.recall.listen(request, end, wanted=others)
 
     def _give_back(self, request: Request, end: End) -> None:
         spans, _ = end.take(unpack_items(request.frames[0]))
@@ -321,9 +304,7 @@ class NamedQueue(Machine):
 
     def withdraw(self, request: Request) -> None:
         """Nobody waits for the answer any more."""
-        end = self.ends.get(request.party)
-        if end is not None and end.listen is request:
-            self.listeners.pop(request.party).listen = None
+        self.recall.withdraw(request)
         for each in (self.joiners, self.watchers, self._late):
             each.pop(request, None)
         for waiting in (self.getters, self.putters):
@@ -340,11 +321,11 @@ class NamedQueue(Machine):
         if end is None:
             return
         self._parties.pop(end.client, None)
-        self.listeners.pop(party, None)
         late = [each for each in self._late if each.party == party]
         waiting = [*self.getters, *self.putters, *self.joiners, *self.watchers, *late]
-        if end.listen is not None:
-            waiting.append(end.listen)
+        listen = self.recall.request_of(party)
+        if listen is not None:
+            waiting.append(listen)
         for request in waiting:
             if request.party == party:
                 # It opens the queue anew, and has heard that these will not be answered.
@@ -392,8 +373,8 @@ class NamedQueue(Machine):
             for request in [each for each in self.getters if each.now]:
                 self.getters.remove(request)
                 request.busy()
-        if self.getters and self.listeners and not shelf.count:
-            self._recall_for({request.party for request in self.getters})
+        if self.getters and self.recall.listening and not shelf.count:
+            self.recall.tell_others({request.party for request in self.getters})
         if not shelf.left and not shelf.unsynced:
             while self.joiners:
                 self.joiners.popitem()[0].done()

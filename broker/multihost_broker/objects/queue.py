@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from multihost_broker.objects.machine import Machine, Party, Request
+from multihost_broker.objects.recall import Recall
 from multihost_broker.objects.runs import Run, count_of, joined
 from multihost_common.shared import QUEUE, Queues
 
@@ -27,7 +28,7 @@ _WINDOW = (1 << Queues.WINDOW_BITS) - 1
 class Consumer:
     """A process that has asked for items."""
 
-    __slots__ = ("early", "handed", "held", "listen", "spoken")
+    __slots__ = ("early", "handed", "held", "spoken")
 
     def __init__(self) -> None:
         #: What it was handed, and is not known to have taken, by number; and how many items that is.
@@ -37,7 +38,6 @@ class Consumer:
         self.handed = 0
         #: The item that somebody waited for, and so has by now, until that is said; or -1.
         self.spoken = -1
-        self.listen: Request | None = None
 
     def spare(self) -> int:
         """Items that wait there for their user."""
@@ -91,8 +91,7 @@ class Queue(Machine):
         self.count = 0
         self.bytes = 0
         self.consumers: dict[Party, Consumer] = {}
-        #: Those of them that can be told to give back what they have.
-        self.listeners: dict[Party, Consumer] = {}
+        self.recall = Recall()
         self.getters: deque[Request] = deque()
         #: Those that wait for room, with what of theirs is not here yet.
         self.putters: deque[tuple[Request, Run]] = deque()
@@ -188,7 +187,7 @@ class Queue(Machine):
         elif self.shut and not self.items():
             request.done()
         elif request.now:
-            self._recall_for({request.party})
+            self.recall.tell_others({request.party})
             request.busy()
         else:
             request.waits = True
@@ -248,28 +247,11 @@ class Queue(Machine):
 
     def _listen(self, request: Request) -> None:
         consumer = self.consumers.get(request.party)
-        if consumer is None or consumer.listen is not None:
+        if consumer is None or self.recall.request_of(request.party) is not None:
             request.refuse("only who gets items listens, once")
             return
-        consumer.listen = request
-        request.waits = True
-        self.listeners[request.party] = consumer
-        if self.discards or any(getter.party != request.party for getter in self.getters):
-            self._recall(request.party)
-
-    def _recall(self, party: Party) -> None:
-        """What this process has got early it is to give back."""
-        consumer = self.listeners[party]
-        if consumer.listen is not None and consumer.spare() > 0:
-            request, consumer.listen = consumer.listen, None
-            del self.listeners[party]
-            request.done()
-
-    def _recall_for(self, parties: set[Party]) -> None:
-        """These processes wait for an item: others are to give back what they have early."""
-        for party in list(self.listeners):
-            if parties != {party}:
-                self._recall(party)
+        others = any(getter.party != request.party for getter in self.getters)
+        self.recall.listen(request, consumer, wanted=self.discards or others)
 
     def _give_back(self, request: Request) -> None:
         consumer = self.consumers.get(request.party)
@@ -323,8 +305,7 @@ class Queue(Machine):
             self.ready.clear()
             self.count = 0
             self._discard(runs)
-            for party in list(self.listeners):
-                self._recall(party)
+            self.recall.tell_all()
         request.done()
         self._settle()
 
@@ -335,7 +316,7 @@ class Queue(Machine):
     def withdraw(self, request: Request) -> None:
         """Nobody waits for the answer any more."""
         if request.op == Queues.LISTEN:
-            self.listeners.pop(request.party).listen = None
+            self.recall.withdraw(request)
         elif request.op == Queues.PUT:
             self.putters = deque(each for each in self.putters if each[0] is not request)
         else:
@@ -363,8 +344,8 @@ class Queue(Machine):
                 self.putters.popleft()
         if self.shut:
             self._end()
-        if self.getters and self.listeners:
-            self._recall_for({request.party for request in self.getters})
+        if self.getters and self.recall.listening:
+            self.recall.tell_others({request.party for request in self.getters})
         if not self.unfinished:
             while self.joiners:
                 self.joiners.popleft().done()
