@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from queue import Full
 from typing import TYPE_CHECKING, Any
 
+from multihost.queues.feeding import Feeding
 from multihost.queues.items import pack
 from multihost.queues.named_base import PAUSE, NamedBase
 from multihost_common import messages as m
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 #: Messages, and bytes of them, that are put and not confirmed.
 DEPTH = 256
 WINDOW_BYTES = 8 << 20
-
-#: Seconds that the feeder waits for something to do before it ends.
-IDLE = 0.5
 
 
 class Entry:
@@ -48,23 +44,17 @@ class Entry:
         self.error: Exception | None = None
 
 
-class NamedPutting(NamedBase):
+class NamedPutting(Feeding, NamedBase):
     """What one process has put into a named queue."""
 
     def reset(self) -> None:
         """Begin anew."""
         super().reset()
-        self.buffer: deque[Any] = deque()
-        self.cancelled = False
-        self.onerror: Callable[[Exception, Any], object] = _ignore
+        self._reset_feeding()
         self.puts: dict[int, Entry] = {}
         self._number = 0
         self._size = 0
         self._error: Exception | None = None
-        #: Held by who packs what is in the buffer.
-        self._feeding = threading.RLock()
-        self._feeder: threading.Thread | None = None
-        self._news = threading.Event()
 
     # -- what is sent ----------------------------------------------------------------------------------
 
@@ -141,9 +131,8 @@ class NamedPutting(NamedBase):
         """Have it sent soon, together with others."""
         self._check_puts()
         self.buffer.append(obj)
-        if self._feeder is None:
-            self._start_feeder()
-        self._news.set()
+        if self._asleep or self._feeder is None:
+            self._stir_feeder()
 
     def put_now(self, frames: Sequence[Frame], block: bool, timeout: float | None) -> None:
         """Put an item, and wait until it is on the broker's disk. Raises Full."""
@@ -210,31 +199,12 @@ class NamedPutting(NamedBase):
             entries = list(self.puts.values())
         return all(self._wait_for(entry, until) for entry in entries)
 
-    # -- the feeder ------------------------------------------------------------------------------------
-
-    def _start_feeder(self) -> None:
-        with self._lock:
-            if self._feeder is None:
-                self._feeder = threading.Thread(target=self._feed, name="QueueFeederThread", daemon=True)
-                self._feeder.start()
-
     def _feed(self) -> None:
-        while True:
-            try:
-                with self._feeding:
-                    self._pump()
-            except Exception as error:  # noqa: BLE001
-                self.fail(error)
-            idle = not self._news.wait(IDLE)
-            self._news.clear()
-            with self._lock:
-                if idle and not self.buffer:
-                    self._feeder = None
-                    return
+        with self._feeding:
+            self._pump()
 
-
-def _ignore(error: Exception, obj: Any) -> None:
-    """Nobody wants to know."""
+    def _broke(self, error: Exception) -> None:
+        self.fail(error)
 
 
 __all__ = ["NamedPutting"]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from queue import Full
 from typing import TYPE_CHECKING, Any
 
 from multihost.queues.base import Base
+from multihost.queues.feeding import Feeding
 from multihost.queues.items import ShutDown, pack, pack_one
 from multihost_common import messages as m
 from multihost_common.blocks import Frame
@@ -37,28 +37,19 @@ CREDIT = 0.01
 #: Seconds that who only looks waits for a feeder, which may be waiting for room.
 LOOK = 0.2
 
-#: Seconds that a feeder waits for something to do before it ends.
-IDLE = 0.5
 
-
-class Putting(Base):
+class Putting(Feeding, Base):
     """What one process has put into one queue, and has not sent."""
 
     def reset(self) -> None:
         """Begin anew."""
         super().reset()
-        self.buffer: deque[Any] = deque()
+        self._reset_feeding()
         self.shut = False
-        self.cancelled = False
-        self.onerror: Callable[[Exception, Any], object] = _ignore
         self._packing = 0
         self._outstanding: deque[Ask] = deque()
         self._failure: BaseException | None = None
-        self._feeding = threading.RLock()
         self._put_at = 0.0
-        self._feeder: threading.Thread | None = None
-        self._asleep = False
-        self._news = threading.Event()
         # Of a bounded queue: how much room it has, beside that for items without an answer.
         self._flood = 0
         self._credit = 0
@@ -90,11 +81,8 @@ class Putting(Base):
                 self._pump(until=self._put_at)
             finally:
                 self._feeding.release()
-        if self.buffer:
-            if self._asleep:
-                self._news.set()
-            elif self._feeder is None:
-                self._start_feeder()
+        if self.buffer and (self._asleep or self._feeder is None):
+            self._stir_feeder()
 
     def put_bounded(self, obj: Any, block: bool, timeout: float | None) -> None:
         """Put where there may be no room. Raises Full, ShutDown.
@@ -227,38 +215,18 @@ class Putting(Base):
                     else ValueError(ask.text)
                 )
 
-    def _start_feeder(self) -> None:
-        with self._lock:
-            if self._feeder is None:
-                self._feeder = threading.Thread(target=self._feed, name="QueueFeederThread", daemon=True)
-                self._feeder.start()
-
     def _feed(self) -> None:
-        while True:
-            try:
-                with self._feeding:
-                    self._pump()
-                if not self.users:
-                    self.flush()
-            except Exception as error:  # noqa: BLE001
-                self._failure = error
-                self.buffer.clear()
-            self._asleep = True
-            # In this order: who puts something looks first whether this thread sleeps.
-            idle = not self.buffer and (not self.users or not self._news.wait(IDLE))
-            self._asleep = False
-            self._news.clear()
-            if idle and not self.buffer:
-                break
-        self._feeder = None
-        if self.buffer:
-            self._start_feeder()
-        elif not self.users:
+        with self._feeding:
+            self._pump()
+        if not self.users:
+            self.flush()
+
+    def _broke(self, error: Exception) -> None:
+        self._failure = error
+
+    def _fed(self) -> None:
+        if not self.users:
             self._close()
-
-
-def _ignore(error: Exception, obj: Any) -> None:
-    """Nobody wants to know."""
 
 
 __all__ = ["LOOK", "Putting"]
