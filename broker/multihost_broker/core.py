@@ -62,7 +62,7 @@ class CoreConfig:
     wall: float = 0.0
     #: Python minor version that peers must have, "3.11"; the first peer's if empty.
     python: str = ""
-    #: Bytes of producers' input that are here at once; 0: not bounded.
+    #: Bytes of producers' input that are here at once, and half as many of items of queues; 0: not bounded.
     max_memory: int = 0
     #: Connections may be lost, so what must arrive once is numbered.
     numbers: bool = True
@@ -90,7 +90,7 @@ class Core:
         self.archive = Archive(self.ledger, self.config.last_ticket, self.config.wall)
         self._recovery = Recovery(self.archive, self._returns)
         self.nested = NestedProducers(self.ledger, self._hear_nested)
-        self.objects = Objects(self.ledger, KINDS)
+        self.objects = Objects(self.ledger, KINDS, self.config.max_memory // 2)
         self.named = Directory(
             self.ledger,
             self.objects,

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: Bytes of input that a broker has room for: as much as comes, some Feeds, hardly any.
 ROOM = (0, 10_000, 2500)
 
+#: And of items of queues: as much as comes, some items, hardly one.
+ITEMS = (0, 200, 20)
+
 
 #: The wall clock when a schedule begins, minus the world's time.
 WALL = 1.7e9
@@ -39,6 +42,8 @@ class Broker(Party):
         wall = WALL + world.wall + world.now - self.clock()
         room = ROOM[world.seed % len(ROOM)]
         self.core = Core(CoreConfig(epoch=epoch, max_memory=room, last_ticket=self.journal.last, wall=wall))
+        room = ITEMS[world.seed // len(ROOM) % len(ITEMS)]
+        self.core.objects.room.limit = self.core.objects.room.share = room
         self.witness = Witness(world, world.scene, self.core) if world.scene is not None else None
         #: Whom it can send to, by peer.
         self.connections: dict[str, Connection] = {}

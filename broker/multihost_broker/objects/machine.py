@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from multihost_common import messages as m
 
 if TYPE_CHECKING:
+    from multihost_broker.objects.room import Room
     from multihost_common.blocks import Frame
 
 #: A process that uses an object: the number of its session.
@@ -67,6 +68,9 @@ class Machine:
     def __init__(self, make: Request) -> None:
         """Made by this request; its frames are the machine's own. Raises ValueError for what makes no object."""
 
+    def share(self, room: Room) -> None:
+        """What it keeps takes of this room, which it has with others."""
+
     def act(self, request: Request) -> None:
         """Answer the request, or keep it (``request.waits = True``) and answer it later."""
         raise NotImplementedError
@@ -81,6 +85,9 @@ class Machine:
     def depart(self, party: Party) -> None:
         """The process is gone, or has closed the object; what it had asked for has been withdrawn. Free what it held."""
         raise NotImplementedError
+
+    def forgotten(self) -> None:
+        """It is no more; nobody waits."""
 
     @property
     def over(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from multihost_broker.objects.machine import Machine, Party, Request
 from multihost_broker.objects.recall import Recall
+from multihost_broker.objects.room import Room
 from multihost_broker.objects.runs import Run, count_of, joined
 from multihost_common.shared import QUEUE, Queues
 
@@ -90,6 +91,7 @@ class Queue(Machine):
         #: Items in ``ready``; bytes of all items, also of those that are with a process early.
         self.count = 0
         self.bytes = 0
+        self.room = Room()
         self.consumers: dict[Party, Consumer] = {}
         self.recall = Recall()
         self.getters: deque[Request] = deque()
@@ -114,6 +116,10 @@ class Queue(Machine):
             Queues.TAKEN: self._taken,
         }
 
+    def share(self, room: Room) -> None:
+        """The items do."""
+        self.room = room
+
     def act(self, request: Request) -> None:
         """See :class:`multihost_common.shared.Queues`."""
         does = self._does.get(request.op)
@@ -127,6 +133,14 @@ class Queue(Machine):
     def size(self) -> int:
         """Bytes of the items."""
         return self.bytes
+
+    def forgotten(self) -> None:
+        """What was in it takes no room any more."""
+        self.room.leave(self, self.bytes)
+
+    def resume(self) -> None:
+        """There may be room again."""
+        self._settle()
 
     def items(self) -> int:
         """How many items there are that no user has, as far as is known."""
@@ -157,6 +171,9 @@ class Queue(Machine):
         """For how many items there is room."""
         if self.bytes >= ROOM:
             return 0
+        if not self.room.has(self.bytes):
+            self.room.wait(self)
+            return 0
         return max(0, self.maxsize - self.items()) if self.maxsize else UNBOUNDED
 
     def _take_in(self, request: Request, run: Run) -> bool:
@@ -168,6 +185,7 @@ class Queue(Machine):
         self.ready.append(part)
         self.count += len(part)
         self.bytes += part.size
+        self.room.used += part.size
         self.unfinished += len(part)
         if part is run:
             room = (self._room() if self.maxsize else 0) // len(self.producers)
@@ -242,6 +260,7 @@ class Queue(Machine):
     def _drop(self, runs: Iterable[Run]) -> None:
         for run in runs:
             self.bytes -= run.size
+            self.room.used -= run.size
 
     # -- giving back ---------------------------------------------------------------------------------
 

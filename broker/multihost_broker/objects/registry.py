@@ -7,6 +7,7 @@ from typing import Any
 
 from multihost_broker.ledger import Ledger
 from multihost_broker.objects.machine import Machine, Party, Request
+from multihost_broker.objects.room import Room
 from multihost_broker.sessions import Session
 from multihost_common import messages as m
 
@@ -18,17 +19,20 @@ class Objects:
     objects of the children that ran its work.
     """
 
-    def __init__(self, ledger: Ledger, kinds: dict[int, type[Machine]]) -> None:
+    def __init__(self, ledger: Ledger, kinds: dict[int, type[Machine]], room: int = 0) -> None:
         self._ledger = ledger
         self._kinds = kinds
+        #: For the items of all queues.
+        self.room = Room(room)
         self.machines: dict[bytes, Machine] = {}
         #: Object -> the session that made it; session -> its objects.
         self._makers: dict[bytes, Party] = {}
         self._made: dict[Party, dict[bytes, None]] = {}
         #: Session -> the objects that it has used.
         self._used: dict[Party, dict[bytes, None]] = {}
-        #: (session, number) -> the request, and the object it is of.
+        #: (session, number) -> the request, and the object it is of; object -> its requests.
         self._waiting: dict[tuple[Party, int], tuple[Request, bytes]] = {}
+        self._waiting_at: dict[bytes, dict[Request, None]] = {}
         #: Finds or makes an object that has a name of its own, or answers the request itself.
         self.opener: Callable[[bytes, Request], Machine | None] = _none
         self.reactions: dict[type, Callable[[Session, Any], None]] = {m.Act: self._on_act}
@@ -44,9 +48,12 @@ class Objects:
                 self._ask(act.object, request)
         else:
             self._ask(act.object, request)
+        self.room.settle()
 
     def _reply(self, request: Request, acted: m.Acted) -> None:
-        self._waiting.pop((request.party, request.number), None)
+        waiting = self._waiting.pop((request.party, request.number), None)
+        if waiting is not None:
+            self._waiting_at[waiting[1]].pop(request, None)
         session = self._ledger.sessions.by_number.get(request.party)
         if request.number and session is not None:
             self._ledger.tell(session, acted)
@@ -59,10 +66,11 @@ class Objects:
             request.refuse("no such object can be made")
             return
         try:
-            self.machines[name] = kind(request)
+            machine = self.machines[name] = kind(request)
         except ValueError as error:
             request.refuse(str(error))
             return
+        machine.share(self.room)
         self._makers[name] = request.party
         self._made.setdefault(request.party, {})[name] = None
         self._used.setdefault(request.party, {})[name] = None
@@ -83,6 +91,7 @@ class Objects:
         machine.act(request)
         if request.waits:
             self._waiting[request.party, request.number] = request, name
+            self._waiting_at.setdefault(name, {})[request] = None
         if machine.over:
             self.forget(name)
 
@@ -104,9 +113,9 @@ class Objects:
     def _leave(self, name: bytes, machine: Machine, party: Party, died: bool = False) -> None:
         """The process uses this object no more."""
         self._used.get(party, {}).pop(name, None)
-        for request, of in list(self._waiting.values()):
+        for request in list(self._waiting_at.get(name, ())):
             # One withdrawal may answer others, too.
-            if of == name and request.party == party and request.waits:
+            if request.party == party and request.waits:
                 machine.withdraw(request)
                 request.withdrawn()
         if died:
@@ -123,10 +132,12 @@ class Objects:
             self._made[maker].pop(name, None)
         for used in self._used.values():
             used.pop(name, None)
-        for request, of in list(self._waiting.values()):
-            if of == name and request.waits:
+        for request in list(self._waiting_at.get(name, ())):
+            if request.waits:
                 machine.withdraw(request)
                 request.done(status=m.UNKNOWN)
+        self._waiting_at.pop(name, None)
+        machine.forgotten()
 
     def ended(self, session: Session, died: bool, parent: Session | None = None) -> None:
         """This session is over: free what it held, and what it made is no more. ``died``: it did not leave by itself.
@@ -144,6 +155,7 @@ class Objects:
             else:
                 self.forget(name)
         self._made.pop(party, None)
+        self.room.settle()
 
 
 def _none(name: bytes, request: Request) -> None:
