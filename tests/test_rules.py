@@ -6,70 +6,40 @@ connections, and time. The books are audited after every event, and in the end e
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from itertools import count
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from drawn import FLAGS, Drawn, examples, find, long_run, run
 from honest import MadeJob, Piece, Producer, Worker
-from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import initialize, precondition, rule
 from rude import KINDS, Rude, answer, any_message, deposit, hello, numbers_of, work
 from simulation.invariants import broker_is_empty
-from simulation.planted import planted
-from stage import BEAT, Client, Stage
+from stage import Client
 
 from multihost_broker import events as be
 from multihost_common import messages as m
-
-#: Examples of each run of the tests, and how many rules are applied in each.
-EXAMPLES = int(os.environ.get("MULTIHOST_RULES", "800"))
-STEPS = 50
-
-#: The seed of the first of them.
-FIRST = int(os.environ.get("MULTIHOST_RULES_SEED", "0"))
-
-#: Examples drawn from one seed: what Hypothesis draws after the first ten resembles those.
-BATCH = 10
-
-#: Within so many examples a planted fault is found.
-FOUND_WITHIN = 300
-
-#: Seconds that everything takes at most once nothing goes wrong any more.
-PATIENCE = 150
 
 #: A dying connection may swallow these, one by one, between the broker and a worker, without either hearing of it.
 LOSABLE = (m.Lease, m.Result, m.Returned, m.Died, m.Beat, m.Revoke, m.ClosePool, m.PoolClosed, m.Drain, m.Bye)
 
 COUNTS = st.integers(1, 6)
-FEW = st.integers(0, 3)
-FLAGS = st.booleans()
 RARELY = st.sampled_from((False, False, False, True))
 
 #: Seconds that pass: next to nothing, a beat, and what each limit of the broker allows, and a little more.
 SPANS = st.sampled_from((0.0, 0.001, 0.005, 0.5, 1.0, 3.1, 5.1, 10.1, 61.0, 1e4))
 
-T = TypeVar("T")
 
-
-class Rules(RuleBasedStateMachine):
+class Rules(Drawn):
     """See the module."""
+
+    patience = 150
 
     def __init__(self) -> None:
         super().__init__()
-        self.stage = Stage()
         self.producers: list[Producer] = []
         self.workers: list[Worker] = []
-        self.rude: list[Rude] = []
-        self._names = count(1)
 
     # -- who is there --------------------------------------------------------------------------------
 
@@ -85,16 +55,10 @@ class Rules(RuleBasedStateMachine):
         producer.feed(job, items, 1)
         self._settle()
 
-    def _settle(self) -> None:
-        self.stage.exchange(*self.clients())
-
     def clients(self) -> list[Client]:
         """Everybody who is honest and has not left."""
         everybody: list[Client] = [*self.producers, *self.workers]
         return [each for each in everybody if not each.left]
-
-    def _pick(self, data: Any, of: Sequence[T]) -> T | None:
-        return data.draw(st.sampled_from(of)) if of else None
 
     @rule(data=st.data())
     def somebody_comes(self, data: Any) -> None:
@@ -263,39 +227,7 @@ class Rules(RuleBasedStateMachine):
         for client in self.clients() if data.draw(FLAGS) else ():
             client.dial()
 
-    # -- connections ---------------------------------------------------------------------------------
-
-    @rule(data=st.data(), most=st.sampled_from((1, 2, 100)))
-    def the_broker_reads(self, data: Any, most: int) -> None:
-        peer = self._pick(data, [each for each in self.clients() if each.outbox])
-        if peer is not None:
-            self.stage.flush(peer, most)
-
-    @rule(data=st.data(), most=st.sampled_from((1, 2, 100)))
-    def a_peer_reads(self, data: Any, most: int) -> None:
-        peer = self._pick(data, [each for each in self.clients() if each.inbox])
-        if peer is not None:
-            self.stage.read(peer, most)
-
-    @rule()
-    def everybody_reads(self) -> None:
-        self._settle()
-
-    @rule(data=st.data(), said=FEW, heard=FEW)
-    def a_connection_ends(self, data: Any, said: int, heard: int) -> None:
-        """It may be a while until either end hears of it."""
-        peer = self._pick(data, [each for each in self.clients() if not each.cut])
-        if peer is not None:
-            self.stage.hang_up(peer, said, heard)
-
-    @rule(data=st.data(), told=FLAGS)
-    def a_peer_dials_again(self, data: Any, told: bool) -> None:
-        """Because its connection has ended, or it thinks so: the broker may have both for a while."""
-        peer = self._pick(data, [each for each in self.clients() if each.cut]) or self._pick(
-            data, self.clients()
-        )
-        if peer is not None:
-            peer.dial(told)
+    # -- the disk, and what is lost --------------------------------------------------------------------
 
     @rule(most=st.sampled_from((1, 2, None)), full=RARELY)
     def the_disk_syncs(self, most: int | None, full: bool) -> None:
@@ -330,21 +262,12 @@ class Rules(RuleBasedStateMachine):
             self._second()
 
     def _second(self) -> None:
-        stage = self.stage
-        stage.sync()
-        stage.now += BEAT
-        for client in self.clients():
-            if not client.cut:
-                client.beat()
-                stage.flush(client)
-        while (due := stage.core.deadline()) is not None and due <= stage.now:
-            stage.tick()
-        for client in self.clients():
-            if not client.cut:
-                stage.read(client)
+        self.stage.sync()
+        self._beat()
+        self._listen()
         for worker in self.workers:
             worker.rest()
-            stage.flush(worker)
+            self.stage.flush(worker)
         self.workers = [each for each in self.workers if not each.left]
 
     # -- who is not honest ---------------------------------------------------------------------------
@@ -405,14 +328,7 @@ class Rules(RuleBasedStateMachine):
 
     # -- the end -------------------------------------------------------------------------------------
 
-    def teardown(self) -> None:
-        """Nothing goes wrong any more: everything has its answer, and then nothing is left."""
-        if self.stage.failed:
-            return
-        for peer in self.rude:
-            self.stage.hang_up(peer, 0, 0)
-        for client in self.clients():
-            client.dial()
+    def _end(self) -> None:
         self.stage.forget_detached_jobs()
         if all(each.draining for each in self.workers):
             self.a_worker_comes(2)
@@ -439,45 +355,18 @@ class Rules(RuleBasedStateMachine):
         for worker in self.workers:
             assert not (worker.pieces or worker.kept or worker.pools), f"{worker.name} has something left"
 
-    def _until(self, done: Callable[[], bool], what: str) -> None:
-        for _ in range(PATIENCE):
-            self._settle()
-            for worker in self.workers:
-                for piece in worker.idle():
-                    worker.begin(piece, piece.stop - piece.start)
-                for piece in worker.busy():
-                    worker.finish(piece, piece.begun)
-            self._settle()
-            if done():
-                return
-            self._second()
-        raise AssertionError(f"somebody waits for ever for {what}")
+    def _work(self) -> None:
+        for worker in self.workers:
+            for piece in worker.idle():
+                worker.begin(piece, piece.stop - piece.start)
+            for piece in worker.busy():
+                worker.finish(piece, piece.begun)
+        self._settle()
 
 
-def run(examples: int, first: int = 0, shrink: bool = True) -> None:
-    """Draw so many examples, from this seed on. ``shrink``: somebody will read the one that fails."""
-    options = settings(
-        max_examples=BATCH,
-        stateful_step_count=STEPS,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
-        report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    for number in range(first, first + examples // BATCH):
-        note = f"seed {number}"
-        try:
-            run_state_machine_as_test(seed(number)(Rules), settings=options)
-        except BaseException as error:
-            error.add_note(note)
-            raise
-
-
-@pytest.mark.timeout(0 if "MULTIHOST_RULES" in os.environ else 300)
-@pytest.mark.long
+@long_run
 def test_whatever_is_said_the_books_hold_and_everything_has_its_answer() -> None:
-    run(EXAMPLES, FIRST)
+    run(Rules, examples(800))
 
 
 @pytest.mark.parametrize(
@@ -492,5 +381,4 @@ def test_whatever_is_said_the_books_hold_and_everything_has_its_answer() -> None
     ],
 )
 def test_a_planted_fault_is_found(name: str) -> None:
-    with planted(name), pytest.raises(Exception):  # noqa: B017 - whatever it is that shows it
-        run(FOUND_WITHIN, shrink=False)
+    find(Rules, name)

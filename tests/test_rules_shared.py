@@ -4,51 +4,32 @@ what no honest one does, lost connections, and time. The books are audited after
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, seed, settings
+from drawn import FLAGS, Drawn, examples, find, long_run, run
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, rule
 from rude import KINDS, Rude, any_message, hello, numbers_of
 from sharers import Host, Sharer, rude_word
-from simulation.planted import planted
 from simulation.planted_shared import PLANTED_IN_WHAT_IS_SHARED
-from stage import BEAT, Client, Stage
+from stage import Client
 
 from multihost_broker import events as be
 from multihost_common import messages as m
 
-#: Examples of each run of the tests, and how many rules are applied in each.
-EXAMPLES = int(os.environ.get("MULTIHOST_RULES", "100"))
-FIRST = int(os.environ.get("MULTIHOST_RULES_SEED", "0"))
-STEPS = 50
-BATCH = 10
-FOUND_WITHIN = 300
-
-#: Seconds that everything takes at most once nothing goes wrong any more.
-PATIENCE = 60
-
-FEW = st.integers(0, 3)
-FLAGS = st.booleans()
 SPANS = st.sampled_from((0.001, 0.5, 1.0, 3.1, 5.1, 10.1, 61.0))
 
-T = TypeVar("T")
 
-
-class SharedRules(RuleBasedStateMachine):
+class SharedRules(Drawn):
     """See the module."""
+
+    patience = 60
 
     def __init__(self) -> None:
         super().__init__()
-        self.stage = Stage()
         self.sharers: list[Sharer] = []
         self.hosts: list[Host] = []
-        self.rude: list[Rude] = []
-        self._names = count(1)
 
     @initialize()
     def begin(self) -> None:
@@ -56,7 +37,7 @@ class SharedRules(RuleBasedStateMachine):
         for _ in range(2):
             self._comes(Sharer(self.stage, f"p{next(self._names)}"), self.sharers)
         self._comes(Host(self.stage, f"w{next(self._names)}"), self.hosts)
-        self.stage.exchange(*self.clients())
+        self._settle()
 
     def _comes(self, client: Any, among: list[Any]) -> None:
         among.append(client)
@@ -72,9 +53,6 @@ class SharedRules(RuleBasedStateMachine):
             *[each for each in self.sharers if each.session],
             *(inner for host in self.hosts for inner in host.inner.values()),
         ]
-
-    def _pick(self, data: Any, of: Sequence[T]) -> T | None:
-        return data.draw(st.sampled_from(of)) if of else None
 
     # -- what is shared ------------------------------------------------------------------------------
 
@@ -136,35 +114,7 @@ class SharedRules(RuleBasedStateMachine):
         for client in self.clients() if redial else ():
             client.dial()
 
-    # -- connections and time ------------------------------------------------------------------------
-
-    @rule(data=st.data(), most=st.sampled_from((1, 2, 100)))
-    def the_broker_reads(self, data: Any, most: int) -> None:
-        peer = self._pick(data, [each for each in self.clients() if each.outbox])
-        if peer is not None:
-            self.stage.flush(peer, most)
-
-    @rule(data=st.data(), most=st.sampled_from((1, 2, 100)))
-    def a_peer_reads(self, data: Any, most: int) -> None:
-        peer = self._pick(data, [each for each in self.clients() if each.inbox])
-        if peer is not None:
-            self.stage.read(peer, most)
-
-    @rule()
-    def everybody_reads(self) -> None:
-        self.stage.exchange(*self.clients())
-
-    @rule(data=st.data(), said=FEW, heard=FEW)
-    def a_connection_ends(self, data: Any, said: int, heard: int) -> None:
-        peer = self._pick(data, [each for each in self.clients() if not each.cut])
-        if peer is not None:
-            self.stage.hang_up(peer, said, heard)
-
-    @rule(data=st.data(), told=FLAGS)
-    def a_peer_dials_again(self, data: Any, told: bool) -> None:
-        peer = self._pick(data, [each for each in self.clients() if each.cut] or self.clients())
-        if peer is not None:
-            peer.dial(told)
+    # -- time ----------------------------------------------------------------------------------------
 
     @rule(seconds=SPANS)
     def time_passes(self, seconds: float) -> None:
@@ -173,18 +123,12 @@ class SharedRules(RuleBasedStateMachine):
 
     @rule()
     def a_second_passes(self) -> None:
-        stage = self.stage
-        stage.now += BEAT
-        for client in self.clients():
-            if not client.cut:
-                client.beat()
-                stage.flush(client)
-        while (due := stage.core.deadline()) is not None and due <= stage.now:
-            stage.tick()
-        stage.mourn()
-        for client in self.clients():
-            if not client.cut:
-                stage.read(client)
+        self._second()
+
+    def _second(self) -> None:
+        self._beat()
+        self.stage.mourn()
+        self._listen()
 
     # -- who is not honest ---------------------------------------------------------------------------
 
@@ -221,14 +165,7 @@ class SharedRules(RuleBasedStateMachine):
 
     # -- the end -------------------------------------------------------------------------------------
 
-    def teardown(self) -> None:
-        """Nothing goes wrong any more: everything has its answer, and then nothing is left."""
-        if self.stage.failed:
-            return
-        for peer in self.rude:
-            self.stage.hang_up(peer, 0, 0)
-        for client in self.clients():
-            client.dial()
+    def _end(self) -> None:
         self._until(lambda: all(each.ready for each in self.clients()), "a welcome")
         self._until(self._answered, "an answer")
         for sharer in self.sharers:
@@ -260,39 +197,10 @@ class SharedRules(RuleBasedStateMachine):
         kept = [each._kept for each in (*streams, *[host.stream for host in self.hosts])]
         return len(core.sessions.by_number) == len(self.hosts) and not any((*books, *kept))
 
-    def _until(self, done: Any, what: str) -> None:
-        for _ in range(PATIENCE):
-            self.stage.exchange(*self.clients())
-            if done():
-                return
-            self.stage.exchange(*self.clients())
-            self.a_second_passes()
-        raise AssertionError(f"somebody waits for ever for {what}")
 
-
-def run(examples: int, first: int = 0, shrink: bool = True) -> None:
-    """Draw so many examples, from this seed on. ``shrink``: somebody will read the one that fails."""
-    options = settings(
-        max_examples=BATCH,
-        stateful_step_count=STEPS,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
-        report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    for number in range(first, first + examples // BATCH):
-        try:
-            run_state_machine_as_test(seed(number)(SharedRules), settings=options)
-        except BaseException as error:
-            error.add_note(f"seed {number}")
-            raise
-
-
-@pytest.mark.timeout(0 if "MULTIHOST_RULES" in os.environ else 300)
-@pytest.mark.long
+@long_run
 def test_whatever_is_said_of_what_is_shared_the_books_hold_and_nobody_waits_for_ever() -> None:
-    run(EXAMPLES, FIRST)
+    run(SharedRules, examples(100))
 
 
 @pytest.mark.parametrize(
@@ -305,5 +213,4 @@ def test_whatever_is_said_of_what_is_shared_the_books_hold_and_nobody_waits_for_
 )
 def test_a_planted_fault_is_found(name: str) -> None:
     assert name in PLANTED_IN_WHAT_IS_SHARED
-    with planted(name), pytest.raises(Exception):  # noqa: B017 - whatever it is that shows it
-        run(FOUND_WITHIN, shrink=False)
+    find(SharedRules, name)
