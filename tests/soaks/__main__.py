@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -25,45 +26,28 @@ from soaks.kills import kill_brokers
 from soaks.queues import queues
 from soaks.steady import steady
 
+#: By the name of each its function, which has a folder and these options: a number each, and what it is usually.
+SOAKS: dict[str, tuple[Callable[..., bool], dict[str, int | float]]] = {
+    "kills": (kill_brokers, {"kills": 100, "items": 100_000, "seed": 1}),
+    "churn": (churn, {"minutes": 5.0, "per_minute": 24.0, "steady": 60.0}),
+    "steady": (steady, {"minutes": 30.0, "warm_up": 5.0, "seed": 1}),
+    "detached": (detached, {"kills": 100, "jobs": 100, "chunks": 1000, "seed": 1}),
+    "queues": (queues, {"kills": 100, "items": 100_000, "seed": 1}),
+}
+
 
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.soaks", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    kills = kinds.add_parser("kills")
-    kills.add_argument("--kills", type=int, default=100)
-    kills.add_argument("--items", type=int, default=100_000)
-    kills.add_argument("--seed", type=int, default=1)
-    turns = kinds.add_parser("churn")
-    turns.add_argument("--minutes", type=float, default=5)
-    turns.add_argument("--per-minute", type=float, default=24)
-    turns.add_argument("--steady", type=float, default=60)
-    load = kinds.add_parser("steady")
-    load.add_argument("--minutes", type=float, default=30)
-    load.add_argument("--warm-up", type=float, default=5)
-    load.add_argument("--seed", type=int, default=1)
-    jobs = kinds.add_parser("detached")
-    jobs.add_argument("--kills", type=int, default=100)
-    jobs.add_argument("--jobs", type=int, default=100)
-    jobs.add_argument("--chunks", type=int, default=1000)
-    jobs.add_argument("--seed", type=int, default=1)
-    puts = kinds.add_parser("queues")
-    puts.add_argument("--kills", type=int, default=100)
-    puts.add_argument("--items", type=int, default=100_000)
-    puts.add_argument("--seed", type=int, default=1)
+    for kind, (_, options) in SOAKS.items():
+        words = kinds.add_parser(kind)
+        for option, usual in options.items():
+            words.add_argument(f"--{option.replace('_', '-')}", type=type(usual), default=usual)
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if told.kind == "kills":
-            held = kill_brokers(folder, told.kills, told.items, told.seed)
-        elif told.kind == "churn":
-            held = churn(folder, told.minutes, told.per_minute, told.steady)
-        elif told.kind == "detached":
-            held = detached(folder, told.kills, told.jobs, told.chunks, told.seed)
-        elif told.kind == "queues":
-            held = queues(folder, told.kills, told.items, told.seed)
-        else:
-            held = steady(folder, told.minutes, told.warm_up, told.seed)
+        soak, options = SOAKS[told.kind]
+        held = soak(Path(name), *(getattr(told, option) for option in options))
     return not held
 
 

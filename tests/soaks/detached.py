@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import random
-import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +12,7 @@ from pathlib import Path
 import shells
 
 from multihost.commands.asking import ask
+from soaks.killing import Doomed, progress
 
 #: Items of a chunk, and jobs that a client has under way at a time.
 CHUNK, AT_ONCE = 5, 5
@@ -124,15 +122,14 @@ def detached(
     folder: Path, kills: int, jobs: int, chunks: int, seed: int, clients: int = 4, nap: float = 0.0
 ) -> bool:
     """Whether all of ``jobs`` were confirmed and every item has exactly one answer, after so many broker starts."""
-    source = random.Random(seed)
     keys, script = folder / "keys", folder / "client.py"
     script.write_text(CLIENT.replace("CHUNK", str(CHUNK)).replace("AT_ONCE", str(AT_ONCE)))
-    items, killed, longest = chunks * CHUNK, 0, 0.0
+    items = chunks * CHUNK
     histories = [folder / f"history{number}" for number in range(clients)]
     began = time.monotonic()
     with ExitStack() as stack:
-        broker = stack.enter_context(shells.broker(keys))
-        address = broker.address
+        doomed = Doomed(stack, keys, seed)
+        broker = doomed.broker
         for _ in range(2):
             stack.enter_context(shells.worker(broker, "-c", 2))
         bounds = [jobs * number // clients for number in range(clients + 1)]
@@ -143,44 +140,21 @@ def detached(
             running.append(stack.enter_context(client))
         # Some lines are there before the first answer: then, too, it is killed. And the last time with a quarter of all
         # answers to come, for clients may take long for one job and no time for the next.
-        for done in _progress(histories, running, jobs * items):
-            if killed < kills and done >= 0.75 * killed / kills:
-                time.sleep(source.uniform(0.0, 0.2))
-                broker.signal(signal.SIGKILL)
-                broker.wait()
-                broker.close()
-                time.sleep(source.uniform(0.0, 0.2))
-                started = time.monotonic()
-                broker = stack.enter_context(shells.broker(keys, bind=address))
-                longest = max(longest, time.monotonic() - started)
-                killed += 1
+        for done in progress(folder, "history*", running, jobs * items):
+            if doomed.killed < kills and done >= 0.75 * doomed.killed / kills:
+                doomed.strike()
         ended = [each.wait() for each in running]
         for status, client in zip(ended, running, strict=True):
             if status:
                 print(client, file=sys.stderr)
-        left = len(ask(address, "jobs", keys=str(keys))["jobs"])
+        left = len(ask(doomed.address, "jobs", keys=str(keys))["jobs"])
     verdict = judge([history.read_text() for history in histories], jobs, items)
     for each in (*verdict.lost[:10], *verdict.doubled[:10], *verdict.wrong[:10]):
         print(each, file=sys.stderr)
     print(
-        f"{jobs} detached jobs of {chunks} chunks, {killed} brokers killed (back after {longest:.1f} s "
+        f"{jobs} detached jobs of {chunks} chunks, {doomed.killed} brokers killed (back after {doomed.longest:.1f} s "
         f"at most), seed {seed}, "
         f"{time.monotonic() - began:.0f} s: {verdict.stored} confirmed, {len(verdict.lost)} lost, "
         f"{len(verdict.doubled)} results twice, {len(verdict.wrong)} wrong, {left} jobs left behind"
     )
-    return verdict.well and not any(ended) and not left and killed == kills
-
-
-def _progress(histories: list[Path], running: list[shells.Shell], lines: int) -> Iterator[float]:
-    """How much of all answers has come, again and again until the clients have ended."""
-    read, seen = dict.fromkeys(histories, 0), 0
-    while any(each.process.poll() is None for each in running):
-        for history in histories:
-            if history.exists():
-                with history.open("rb") as file:
-                    file.seek(read[history])
-                    data = file.read()
-                read[history] += len(data)
-                seen += data.count(b"\n")
-        yield seen / lines
-        time.sleep(0.02)
+    return verdict.well and not any(ended) and not left and doomed.killed == kills

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import signal
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -14,38 +12,32 @@ import shells
 from tasks import note_and_nap
 
 from multihost.pool import Pool
+from soaks.killing import Doomed
 
 
 def kill_brokers(folder: Path, kills: int, items: int, seed: int) -> bool:
     """Whether each item has exactly one result, after so many broker starts."""
-    source = random.Random(seed)
     log, keys = folder / "log", folder / "keys"
     os.environ["MULTIHOST_KEYS"] = str(keys)
     with ExitStack() as stack:
-        broker = stack.enter_context(shells.broker(keys))
-        address = broker.address
+        doomed = Doomed(stack, keys, seed)
         for _ in range(2):
-            stack.enter_context(shells.worker(broker, "-c", 1))
-        pool = stack.enter_context(Pool(address=address))
-        began, done = time.monotonic(), 0
+            stack.enter_context(shells.worker(doomed.broker, "-c", 1))
+        pool = stack.enter_context(Pool(address=doomed.address))
+        began = time.monotonic()
         results = Counter[int]()
         stream = pool.imap_unordered(note_and_nap, ((str(log), item, 0.0) for item in range(items)), 10)
-        for value in stream:
+        for number, value in enumerate(stream, 1):
             results[value] += 1
-            if done < kills and sum(results.values()) >= (done + 1) * items // (kills + 1):
-                broker.signal(signal.SIGKILL)
-                broker.wait()
-                broker.close()
-                time.sleep(source.uniform(0.0, 0.3))
-                broker = stack.enter_context(shells.broker(keys, bind=address))
-                done += 1
-        took = time.monotonic() - began
+            if doomed.killed < kills and number >= (doomed.killed + 1) * items // (kills + 1):
+                doomed.strike(0.0, 0.3)
+    took = time.monotonic() - began
     ran = Counter(map(int, log.read_text().split()))
     lost = items - len(results)
     doubled = sum(1 for count in results.values() if count > 1)
     again = sum(count - 1 for count in ran.values())
     print(
-        f"{items} items, {done} brokers killed, seed {seed}, {took:.0f} s: "
+        f"{items} items, {doomed.killed} brokers killed, seed {seed}, {took:.0f} s: "
         f"{lost} lost, {doubled} results twice, {again} runs more than items"
     )
-    return not lost and not doubled and done == kills
+    return not lost and not doubled and doomed.killed == kills

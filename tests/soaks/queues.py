@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import signal
 import sys
 import time
 from collections import Counter
@@ -14,6 +12,7 @@ from pathlib import Path
 import shells
 
 from multihost.commands.asking import ask
+from soaks.killing import Doomed, progress
 
 #: Who puts: several threads, so that a sync of the disk serves more than one of them. What was confirmed is noted.
 PRODUCER = """
@@ -61,15 +60,14 @@ if ack == "manual":
 
 def queues(folder: Path, kills: int, items: int, seed: int, producers: int = 2, threads: int = 4) -> bool:
     """Whether each item that was confirmed came to one of two consumers, once, after so many broker starts."""
-    source = random.Random(seed)
     keys = folder / "keys"
     programs = {"producer": PRODUCER, "consumer": CONSUMER}
     for name, text in programs.items():
         (folder / f"{name}.py").write_text(text)
-    killed, longest, began = 0, 0.0, time.monotonic()
+    began = time.monotonic()
     with ExitStack() as stack:
-        broker = stack.enter_context(shells.broker(keys))
-        address, settings = broker.address, broker.settings()
+        doomed = Doomed(stack, keys, seed)
+        settings = doomed.broker.settings()
 
         def start(name: str, *words: object) -> shells.Shell:
             argv = [sys.executable, str(folder / f"{name}.py"), *map(str, words)]
@@ -83,24 +81,16 @@ def queues(folder: Path, kills: int, items: int, seed: int, producers: int = 2, 
             start("producer", folder / f"put{number}", bounds[number], bounds[number + 1], threads)
             for number in range(producers)
         ]
-        for done in _progress(folder, putting, items):
-            if killed < kills and done >= 0.95 * killed / kills:
-                time.sleep(source.uniform(0.0, 0.2))
-                broker.signal(signal.SIGKILL)
-                broker.wait()
-                broker.close()
-                time.sleep(source.uniform(0.0, 0.2))
-                started = time.monotonic()
-                broker = stack.enter_context(shells.broker(keys, bind=address))
-                longest = max(longest, time.monotonic() - started)
-                killed += 1
+        for done in progress(folder, "put*", putting, items):
+            if doomed.killed < kills and done >= 0.95 * doomed.killed / kills:
+                doomed.strike()
         ended = [each.wait() for each in putting]
         _end(settings, len(consumers))
         ended += [each.wait(120) for each in consumers]
         for each, status in zip([*putting, *consumers], ended, strict=True):
             if status:
                 print(each, file=sys.stderr)
-        left = ask(address, "queues", keys=str(keys))["queues"][0]["items"]
+        left = ask(doomed.address, "queues", keys=str(keys))["queues"][0]["items"]
     confirmed = _numbers(folder.glob("put*"))
     got = _numbers(folder.glob("got*"))
     lost = sorted(set(confirmed) - set(got))
@@ -111,10 +101,10 @@ def queues(folder: Path, kills: int, items: int, seed: int, producers: int = 2, 
     took = time.monotonic() - began
     shares = [len(_numbers([folder / f"got{number}"])) for number in range(len(consumers))]
     print(
-        f"{len(confirmed)} confirmed puts, {killed} brokers killed (back after {longest:.1f} s at most), seed {seed}, "
+        f"{len(confirmed)} confirmed puts, {doomed.killed} brokers killed (back after {doomed.longest:.1f} s at most), seed {seed}, "
         f"{took:.0f} s: {len(lost)} lost, {len(doubled)} twice, {left} left behind; the consumers got {shares}"
     )
-    complete = len(confirmed) == items == len(got) and killed == kills
+    complete = len(confirmed) == items == len(got) and doomed.killed == kills
     return complete and not (lost or doubled or left or any(ended))
 
 
@@ -127,18 +117,3 @@ def _end(settings: dict[str, str], consumers: int) -> None:
 
 def _numbers(files: Iterator[Path] | list[Path]) -> Counter[int]:
     return Counter(int(line) for file in files for line in file.read_text().split())
-
-
-def _progress(folder: Path, running: list[shells.Shell], items: int) -> Iterator[float]:
-    """How much of all was confirmed, again and again until the producers have ended."""
-    read: dict[Path, int] = {}
-    seen = 0
-    while any(each.process.poll() is None for each in running):
-        for history in folder.glob("put*"):
-            with history.open("rb") as file:
-                file.seek(read.get(history, 0))
-                data = file.read()
-            read[history] = read.get(history, 0) + len(data)
-            seen += data.count(b"\n")
-        yield seen / items
-        time.sleep(0.02)
