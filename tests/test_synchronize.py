@@ -481,3 +481,18 @@ def test_who_was_thought_lost_does_not_release_what_others_may_hold() -> None:
         pass
     assert lock.acquire(block=False)
     lock.release()
+
+
+def test_dropping_an_object_does_not_wait_for_what_its_thread_is_in_the_middle_of() -> None:
+    """The garbage collector may drop it while that thread says what it has taken, and holds the lock for it."""
+    sharing = get_sharing()
+    before, said = sharing.before, list[int]()
+    sharing.before = lambda: said.append(1)
+    try:
+        lock = mp.Lock()
+        said.clear()
+        del lock
+        gc.collect()
+        assert not said
+    finally:
+        sharing.before = before

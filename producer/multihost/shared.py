@@ -39,7 +39,7 @@ class Shared:
         sharing = get_sharing(address)
         name = sharing.make(kind, amount, frames)
         shared = cls(name, address)
-        shared._end = weakref.finalize(shared, sharing.tell, name, m.CLOSE)
+        shared._end = weakref.finalize(shared, sharing.tell_later, name, m.CLOSE)
         shared._end.atexit = False
         return shared
 
