@@ -119,6 +119,28 @@ def test_the_parents_pool_is_of_no_use_in_the_child_and_says_so(tmp_path: Path) 
     )
 
 
+def test_the_parents_objects_are_of_no_use_in_the_child_and_say_so(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        """
+        lock, queue = multihost.Lock(), multihost.Queue()
+
+        def child():
+            for call in (lock.acquire, queue.get):
+                try:
+                    call()
+                except multihost.MultihostError as error:
+                    assert "made by os.fork() cannot use those of its parent" in str(error)
+                else:
+                    raise AssertionError("it was of use")
+
+        joined(forked(child))
+        queue.put(1)
+        assert queue.get() == 1 and lock.acquire(block=False)
+        """,
+    )
+
+
 def test_a_child_that_ends_as_programs_do_leaves_the_parents_pool_alone(tmp_path: Path) -> None:
     run(
         tmp_path,

@@ -84,6 +84,10 @@ def _make(address: str) -> Engine:
             from multihost.engines.local import LocalEngine
 
             made = LocalEngine(server)
+            if _inherited:
+                from multihost.engines.sharing import FORKED
+
+                made.sharing.unknown = FORKED
         except BaseException:
             server.close()
             raise

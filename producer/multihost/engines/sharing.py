@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from multihost.engines.driver import Driver
     from multihost_common.blocks import Frame
 
+#: Why an object is not known: usually, and in a fork that has no broker.
+UNKNOWN = "this object is no more: the process that made it has ended, or its broker was started anew"
+FORKED = (
+    "this object is of another process: without a broker one made by os.fork() cannot use those of its parent; "
+    "start it as a multihost.Process"
+)
+
 
 class Ask(Completion):
     """A request, and once it is ``done`` its answer. ``then`` is called when it is, by who runs the loop: it must
@@ -57,9 +64,7 @@ class Ask(Completion):
         if self.status == m.FORBIDDEN:
             raise ValueError(self.text)
         if self.status == m.UNKNOWN:
-            raise BrokerLostError(
-                "this object is no more: the process that made it has ended, or its broker was started anew"
-            )
+            raise BrokerLostError(self.text)
         return self if self.status == m.GRANTED else None
 
 
@@ -75,6 +80,8 @@ class Sharing:
         #: Requests whose answers somebody waits for outside of the loop, in a selector: it has to go on meanwhile.
         self.attended = 0
         self._lock = threading.Lock()
+        #: Why an object is not known.
+        self.unknown = UNKNOWN
         #: Called before anything is said, for what has to be known by then.
         self.before: Callable[[], None] | None = None
 
@@ -234,7 +241,7 @@ class Sharing:
             ask.status, ask.amount, ask.text, ask.frames = (
                 acted.status,
                 acted.amount,
-                acted.text,
+                acted.text if acted.status != m.UNKNOWN else self.unknown,
                 acted.frames,
             )
             self._end(ask, None)
