@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import cloudpickle  # type: ignore[import-untyped]
 
+from multihost_common import rawstate
 from multihost_common.blake2 import blake2b
 
 if TYPE_CHECKING:
@@ -60,14 +61,39 @@ _built: dict[bytes, Any] = {}
 MOST_BUILT = 1024
 _sent: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
 
+#: Buffers, in bytes, that go where ``__getstate__`` was not asked, which may be there to leave them out.
+RAW_BYTES = 64 << 20
+
+#: Globals of functions are pickled by their bare state, as far as possible.
+forked = False
+
 _lock = threading.RLock()
 
 
-def dumps(obj: object, buffer_callback: Callable[[PickleBuffer], bool] | None = None) -> bytes:
-    """The pickle (protocol 5) of ``obj``; what ``__main__`` has goes by value. Raises what pickling raises."""
+def dumps(
+    obj: object, buffer_callback: Callable[[PickleBuffer], bool] | None = None, raw: bool = False
+) -> bytes:
+    """The pickle (protocol 5) of ``obj``; what ``__main__`` has goes by value. Raises what pickling raises.
+
+    ``raw``: as :mod:`~multihost_common.rawstate` has it; raises OverflowError if its buffers are larger than 64 MiB.
+    """
     with io.BytesIO() as file:
-        _Pickler(file, buffer_callback).dump(obj)
+        _Pickler(file, _bounded(buffer_callback) if raw else buffer_callback, raw=raw).dump(obj)
         return file.getvalue()
+
+
+def _bounded(callback: Callable[[PickleBuffer], bool] | None) -> Callable[[PickleBuffer], bool]:
+    """A ``buffer_callback`` that lets so many bytes pass, and not those of a file that is mapped, say."""
+    left = RAW_BYTES
+
+    def count(buffer: PickleBuffer) -> bool:
+        nonlocal left
+        left -= memoryview(buffer).nbytes
+        if left < 0:
+            raise OverflowError("too much to be sent because it would have been forked")
+        return True if callback is None else callback(buffer)
+
+    return count
 
 
 def renew() -> None:
@@ -83,6 +109,7 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
         buffer_callback: Callable[[PickleBuffer], bool] | None = None,
         defines: object = None,
         absent: dict[str, str] | None = None,
+        raw: bool = False,
     ) -> None:
         # Before the rest of it is made, which looks at it once.
         self.dispatch_table = _reducers()
@@ -90,6 +117,7 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
         self._defines = defines
         #: Globals of what is defined that stay behind, and why.
         self._absent = absent or {}
+        self._raw = raw
         self._main = getattr(sys.modules.get("__main__"), "__dict__", None)
         # Where cloudpickle looks up the namespace that functions share at the other end.
         self.globals_ref[id(self._main)] = _Main()
@@ -102,6 +130,8 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
                 return self._definition(obj)
             return self._function(obj, super().reducer_override(obj))
         if not issubclass(kind, type):
+            if self._raw and kind not in self.dispatch_table and (made := rawstate.reduced(obj)):
+                return made
             return super().reducer_override(obj)
         if "_ctypes" in (kind.__module__, obj.__module__) and (made := _ctypes_made(obj)):
             return made
@@ -176,12 +206,16 @@ def _keep(obj: Any, digest: bytes, name: str, content: bytes) -> None:
 
 def _dumps_definition(obj: Any) -> bytes:
     absent: dict[str, str] = {}
+    raw = forked
     while True:
         try:
             with io.BytesIO() as file:
-                _Pickler(file, None, obj, absent).dump(obj)
+                _Pickler(file, _bounded(None) if raw else None, obj, absent, raw).dump(obj)
                 return file.getvalue()
         except Exception:
+            if raw:
+                raw = False
+                continue
             if absent or type(obj) is not FunctionType:
                 raise
             absent = _failing_globals(obj)

@@ -45,6 +45,34 @@ NO_UNPICKLE = 4
 REPR = 1000
 
 
+class Fresh:
+    """A callable with a state, as it travels: whoever runs it has a new copy for each chunk, as in multiprocessing.
+
+    ``content``: its pickle.
+    """
+
+    __slots__ = ("content",)
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __reduce__(self) -> tuple[type[Fresh], tuple[bytes]]:
+        return Fresh, (self.content,)
+
+
+class Carried:
+    """A chunk that brings the :class:`Fresh` callable along, since that has changed. ``items``: a list, or the one item."""
+
+    __slots__ = ("content", "items")
+
+    def __init__(self, content: bytes, items: Any) -> None:
+        self.content = content
+        self.items = items
+
+    def __reduce__(self) -> tuple[type[Carried], tuple[bytes, Any]]:
+        return Carried, (self.content, self.items)
+
+
 def dumps_value(value: object, by_value: bool = False) -> tuple[bytes, list[memoryview]]:
     """The pickle of ``value`` and its large buffers.
 

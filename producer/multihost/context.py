@@ -41,15 +41,21 @@ def cpu_count() -> int:
 
 
 class ForkProcess(Process):
-    """The process of the context ``fork``: it differs in its name."""
+    """The process of the context ``fork``: it differs in its name, and in how objects of the script's are pickled."""
+
+    _multihost_method = "fork"
 
 
 class SpawnProcess(Process):
     """The process of the context ``spawn``."""
 
+    _multihost_method = "spawn"
+
 
 class ForkServerProcess(Process):
     """The process of the context ``forkserver``."""
+
+    _multihost_method = "forkserver"
 
 
 class Context(BaseContext):

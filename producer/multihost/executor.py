@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from multihost.engines.base import Completion, Engine
 from multihost.failures import Raised
-from multihost.handle import PoolHandle, make_options, process_name
+from multihost.handle import PoolHandle, make_options
 from multihost.iterators import IMapIterator, Inbox, Pulled
 from multihost.results import closed_error
 from multihost.sources import Items
@@ -146,7 +146,7 @@ class Executor(BaseExecutor):
     """An executor of processes.
 
     ``max_workers``: how many run at once over all hosts (None: as many as there are slots).
-    ``mp_context`` gives the processes their name, and means nothing else. The rest is as for :class:`multihost.Pool`.
+    ``mp_context`` gives the processes their name, and says whether what they start with is as if forked. The rest is as for :class:`multihost.Pool`.
     """
 
     _handle: PoolHandle | None = None
@@ -185,7 +185,7 @@ class Executor(BaseExecutor):
             type(self).__name__,
             start_timeout,
             executor=True,
-            child_name=process_name(mp_context),
+            context=mp_context,
         )
         _keep(self._handle)
 

@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from multihost import parents, registering
+from multihost import parents, registering, state
 from multihost.engines.base import Engine, PoolSpec
 from multihost.engines.choosing import get_engine, resolve_address
 from multihost.functions import call as call_function
 from multihost.iterators import Filler, IMapIterator, Inbox, Pulled
 from multihost.jobs import MapJob, Options, Task
-from multihost.reduction import cacheable, dump_function, dump_item, renew
+from multihost.reduction import cacheable, dump_function, dump_item, dump_once, renew
 from multihost.sources import Items, Receiver, Sink, Source
 from multihost.streams import StreamJob
 from multihost_common import shipments
@@ -27,6 +27,7 @@ from multihost_common.blobs import digest_of
 from multihost_common.inherit import describe
 from multihost_common.messages import CALL_APPLY, SECONDS, U32
 from multihost_common.naming import authkey
+from multihost_common.pickling import Fresh
 from multihost_common.whereabouts import here
 
 #: Functions of apply and submit that a pool keeps open; the oldest idle one makes room.
@@ -57,7 +58,7 @@ class PoolHandle:
         name: str,
         start_timeout: float | None = None,
         executor: bool = False,
-        child_name: str = "PoolWorker",
+        context: object = None,
     ) -> None:
         #: Of the broker; empty: there is none.
         self.address = resolve_address(address)
@@ -77,7 +78,13 @@ class PoolHandle:
         self._opening = threading.RLock()
         self.initializer = initializer
         with shipments.collected(lasting=True) as promises:
-            setup = self._setup(initializer, tuple(initargs), child_name)
+            # Its children see __main__ as it is from now on.
+            forked = forks(context)
+            renew(forked)
+            called = process_name(context)
+            if not executor:
+                called = called.replace("Process", "PoolWorker")
+            setup = setup_of(self.local, called, initializer, tuple(initargs), authkey(), forked)
         self.spec = PoolSpec(
             self.limit,
             setup,
@@ -89,13 +96,6 @@ class PoolHandle:
             promises,
         )
         self.number = self.engine.open_pool(self.spec)
-
-    def _setup(
-        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], name: str
-    ) -> bytes:
-        # Its children see __main__ as it is from now on.
-        renew()
-        return setup_of(self.local, name, initializer, initargs, authkey())
 
     def _code(self, function: Callable[..., object] | None, pickled: bytes = b"") -> bytes:
         if self.local or function is None:
@@ -115,11 +115,16 @@ class PoolHandle:
         known = self._tasks.get(function) if kept else None
         if known is None:
             with shipments.collected(lasting=True) as promises:
-                content = dump_function(function)
+                content = dump_function(function) if kept else dump_once(function)
             self.spec.promises += promises
             code = self._code(about or function, content)
             name = getattr(function, "__qualname__", type(function).__qualname__)
-            known = Task(content, digest_of(content), code, digest_of(code) if code else b"", style, name)
+            again, fresh = None, not kept and state.has_state(function, content)
+            if fresh:
+                again = state.pickling_again(function, content)
+                content = pickle.dumps(Fresh(content), 5)
+            digests = digest_of(content), digest_of(code) if code else b""
+            known = Task(content, digests[0], code, digests[1], style, name, fresh, again)
             if kept:
                 self._tasks[function] = known
         return known if known.call == style else replace(known, call=style)
@@ -188,6 +193,9 @@ class PoolHandle:
     ) -> MapJob:
         """A job that runs a function over a source; it is not started yet."""
         self.used = True
+        if task.fresh and chunksize is None and source.total is not None:
+            # How much of what it changes in itself shows must not depend on how long items take.
+            chunksize = state.usual_chunksize(source.total, self.limit or self.engine.capacity)
         return MapJob(self.number, task, options, source, sink, chunksize, window, self.executor)
 
     def iterate(
@@ -296,10 +304,31 @@ def process_name(context: Any) -> str:
     return name
 
 
+#: Whether Python forks where nobody has chosen a start method.
+USUALLY_FORKS = sys.platform != "darwin" and sys.version_info < (3, 14)
+
+
+def forks(context: Any) -> bool:
+    """Whether processes of this context (None: the one that applies) would be forked by multiprocessing."""
+    patching, ours = sys.modules.get("multihost.patching"), sys.modules.get("multihost.context")
+    if context is None and patching is not None:
+        context = patching.context_in_use()
+    if context is None and ours is not None:
+        context = ours.default._chosen
+    method = getattr(context, "_name", None)
+    return method == "fork" or (method not in ("spawn", "forkserver") and USUALLY_FORKS)
+
+
 def setup_of(
-    local: bool, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], key: bytes
+    local: bool,
+    name: str,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    key: bytes,
+    forked: bool = False,
 ) -> bytes:
-    """How a child is set up, pickled: see :class:`~multihost.engines.base.PoolSpec`. ``local``: on this machine."""
+    """How a child is set up, pickled: see :class:`~multihost.engines.base.PoolSpec`. ``local``: on this machine;
+    ``forked``: as in :func:`~multihost.reduction.dump_once`."""
     setup: dict[str, Any] = {
         "sys_path": list(sys.path) if local else None,
         "cwd": _cwd() if local else None,
@@ -311,9 +340,9 @@ def setup_of(
         "prepare": _preparation(),
         "parent": None if local else _parent(),
         "tracker": _tracker() if local else None,
-        "initializer": dump_function(initializer) if initializer is not None else b"",
         # In band: it is small, and must be one blob.
-        "initargs": dump_function(initargs) if initargs else pickle.dumps((), 5),  # type: ignore[arg-type]
+        "initializer": dump_once(initializer, forked) if initializer is not None else b"",
+        "initargs": dump_once(initargs, forked) if initargs else pickle.dumps((), 5),
     }
     return pickle.dumps(setup, 5)
 

@@ -7,6 +7,7 @@ was answered before: a result is taken once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,10 @@ class Task:
     code_digest: bytes = b""
     call: int = CALL_MAP
     name: str = ""
+    #: The function has a state, and is new for each chunk.
+    fresh: bool = False
+    #: Pickles it once more, for the next chunk; None where what was sent will do.
+    again: Callable[[], bytes | None] | None = None
 
 
 class BaseJob:
@@ -289,7 +294,7 @@ class MapJob(BaseJob):
         return count - count % chunksize
 
     def _next(self, count: int, chunksize: int) -> Feed:
-        packed = pack(self.source.peek(count), chunksize)
+        packed = pack(self.source.peek(count), chunksize, self.task.again)
         for offset, error in packed.refused.items():
             self._refused[self.fed + offset] = error
         self.source.drop(packed.count)

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, overload
 
 from multihost.failures import Raised
-from multihost.handle import PoolHandle, make_options, process_name
+from multihost.handle import PoolHandle, make_options
 from multihost.iterators import IMapIterator
 from multihost.jobs import Options
 from multihost.results import AsyncResult, MapResult
@@ -110,7 +110,7 @@ class Pool:
             address,
             type(self).__name__,
             start_timeout,
-            child_name=process_name(context).replace("Process", "PoolWorker"),
+            context=context,
         )
         self._engine = self._handle.engine
         self._state = RUN

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihost.engines.choosing import get_engine
 from multihost.engines.launching import Launch, LaunchSpec
-from multihost.handle import setup_of
+from multihost.handle import forks, setup_of
 from multihost.process import Beginning
 from multihost.reduction import dump_shared, renew
 from multihost_common import shipments
@@ -46,13 +46,15 @@ class Popen:
 
     def _spec(self, process_obj: BaseProcess, local: bool) -> LaunchSpec:
         # It sees __main__ as it is now.
-        renew()
+        method = getattr(process_obj, "_multihost_method", None)
+        forked = forks(None) if method is None else method == "fork"
+        renew(forked)
         about = process_obj._target or type(process_obj)  # type: ignore[attr-defined]
         spawning: Any = self
         set_spawning_popen(spawning)
         try:
             with shipments.collected() as promises:
-                data, buffers = dump_shared(Beginning(process_obj))
+                data, buffers = dump_shared(Beginning(process_obj), forked)
         finally:
             set_spawning_popen(None)
         code = b""

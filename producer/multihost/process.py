@@ -31,6 +31,8 @@ class Process(BaseProcess):
     """
 
     _start_method = None
+    #: Of the context that it belongs to, if that has a method.
+    _multihost_method: str | None = None
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from multihost_common import shipments
 from multihost_common.blocks import Frame, unpack_lengths
 from multihost_common.errors import RemoteError
-from multihost_common.pickling import MAX_BUFFERS
+from multihost_common.pickling import MAX_BUFFERS, Carried
 
 #: Buffers of this many bytes and more are frames of their own.
 OUT_OF_BAND_BYTES = 65_536
@@ -43,8 +43,17 @@ def dump_function(func: Callable[..., Any]) -> bytes:
     return _dump(func, None)
 
 
-def dump_item(obj: Any, dumps: Callable[..., bytes] = pickle.dumps) -> tuple[bytes, list[Frame]]:
-    """(pickle, out-of-band buffers) of an item, or of a chunk of them. ``dumps`` is what plain pickling is.
+def dump_once(obj: Any, forked: bool = False) -> bytes:
+    """Like :func:`dump_function`, and objects of the script's are asked for their state once. ``forked``: not at all
+    where that can be avoided, see :mod:`multihost_common.rawstate`."""
+    return _dump(obj, None, None, _plainly, forked)
+
+
+def dump_item(
+    obj: Any, dumps: Callable[..., bytes] = pickle.dumps, forked: bool = False
+) -> tuple[bytes, list[Frame]]:
+    """(pickle, out-of-band buffers) of an item, or of a chunk of them. ``dumps`` is what plain pickling is, ``forked`` as
+    in :func:`dump_once`.
 
     Raises what pickle raised when neither pickle nor cloudpickle can do it.
     """
@@ -57,19 +66,46 @@ def dump_item(obj: Any, dumps: Callable[..., bytes] = pickle.dumps) -> tuple[byt
         buffers.append(raw)
         return False
 
-    return _dump(obj, keep, buffers, dumps), buffers
+    return _dump(obj, keep, buffers, dumps, forked), buffers
 
 
-def dump_shared(obj: Any) -> tuple[bytes, list[Frame]]:
-    """Like :func:`dump_item`, with all that multiprocessing knows how to pickle: sockets and connections, too."""
+def dump_shared(obj: Any, forked: bool = False) -> tuple[bytes, list[Frame]]:
+    """Like :func:`dump_item`, with all that multiprocessing knows how to pickle: sockets and connections, too.
+    ``forked``: as in :func:`dump_once`."""
     from multiprocessing.reduction import ForkingPickler
+
+    class Pickler(ForkingPickler):
+        reducer_override = _refuse_mains
 
     def dumps(obj: Any, protocol: int, buffer_callback: Any) -> bytes:
         with io.BytesIO() as file:
-            ForkingPickler(file, protocol, True, buffer_callback).dump(obj)
+            Pickler(file, protocol, True, buffer_callback).dump(obj)
             return file.getvalue()
 
-    return dump_item(obj, dumps)
+    return dump_item(obj, dumps, forked)
+
+
+class _OfMainError(Exception):
+    """Plain pickle need not go on: something has to travel by value."""
+
+
+def _refuse_mains(self: pickle.Pickler, obj: Any) -> Any:
+    """The ``reducer_override`` of a pickler that has nothing to do with ``__main__``, nor calls its hooks."""
+    if type(obj).__module__ == "__main__" or (
+        isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__"
+    ):
+        raise _OfMainError
+    return NotImplemented
+
+
+class _PlainPickler(pickle.Pickler):
+    reducer_override = _refuse_mains
+
+
+def _plainly(obj: Any, protocol: int, buffer_callback: Any) -> bytes:
+    with io.BytesIO() as file:
+        _PlainPickler(file, protocol, buffer_callback=buffer_callback).dump(obj)
+        return file.getvalue()
 
 
 def dump_many(items: Sequence[Any], limit: int = BATCH_BYTES) -> list[bytes]:
@@ -108,11 +144,17 @@ def failures(items: Sequence[Any]) -> dict[int, Exception]:
     return found
 
 
-def renew() -> None:
-    """Definitions of ``__main__`` are made anew from here on; every new pool says so."""
+def renew(forked: bool) -> None:
+    """Definitions of ``__main__`` are made anew from here on; every new pool says so. ``forked``: and the globals that
+    travel with them as in :func:`dump_once`."""
+    global _forked
+    _forked = forked
     byvalue = sys.modules.get("multihost_common.byvalue")
     if byvalue is not None:
         byvalue.renew()
+
+
+_forked = False
 
 
 def cacheable(func: object) -> bool:
@@ -154,36 +196,68 @@ def _dump(
     keep: Callable[[pickle.PickleBuffer], bool] | None,
     buffers: list[Frame] | None = None,
     dumps: Callable[..., bytes] = pickle.dumps,
+    forked: bool = False,
 ) -> bytes:
     if _is_mains(obj):
-        return _dump_by_value(obj, keep, None)
+        return _dump_by_value(obj, keep, None, buffers, forked)
     failure: Exception | None = None
     marked = shipments.mark()
     try:
         data = dumps(obj, 5, buffer_callback=keep)
         if _MAIN not in data:
             return data
+    except _OfMainError:
+        pass
     except Exception as error:  # noqa: BLE001
         failure = error
     shipments.void_since(marked)
     if buffers is not None:
         buffers.clear()
-    return _dump_by_value(obj, keep, failure)
+    return _dump_by_value(obj, keep, failure, buffers, forked)
 
 
 def _is_mains(obj: Any) -> bool:
     """Whether plain pickle need not be tried (which may call the user's ``__getstate__``)."""
-    if type(obj) is list and obj:
+    kind = type(obj)
+    if kind is Carried:
+        obj = obj.items
+        kind = type(obj)
+    if kind is list and obj:
         obj = obj[0]
+        kind = type(obj)
+    if kind is tuple:
+        # Arguments; or, of a call, those and its keywords.
+        for each in obj:
+            kind = type(each)
+            if kind.__module__ == "__main__":
+                return True
+            if kind is tuple:
+                for inner in each:
+                    if type(inner).__module__ == "__main__":
+                        return True
+        return False
     return getattr(obj, "__module__", None) == "__main__" or type(obj).__module__ == "__main__"
 
 
 def _dump_by_value(
-    obj: Any, keep: Callable[[pickle.PickleBuffer], bool] | None, failure: Exception | None
+    obj: Any,
+    keep: Callable[[pickle.PickleBuffer], bool] | None,
+    failure: Exception | None,
+    buffers: list[Frame] | None,
+    forked: bool,
 ) -> bytes:
     from multihost_common import byvalue
 
+    byvalue.forked = _forked
     marked = shipments.mark()
+    if forked:
+        try:
+            return byvalue.dumps(obj, keep, raw=True)
+        except Exception:  # noqa: BLE001
+            # There is something in it that can only be forked: its hooks may know what to do.
+            shipments.void_since(marked)
+            if buffers is not None:
+                buffers.clear()
     try:
         return byvalue.dumps(obj, keep)
     except Exception as error:  # noqa: BLE001

@@ -14,6 +14,8 @@ from time import monotonic_ns, perf_counter
 from multihost_common.pickling import (
     NO_UNPICKLE,
     RAISED,
+    Carried,
+    Fresh,
     lengths_of,
     loads,
 )
@@ -49,10 +51,13 @@ serving: Child | None = None
 class Job:
     """What Define said, and how many chunks to claim at once."""
 
-    __slots__ = ("at_most_once", "call", "error", "retries", "short", "stride", "timed")
+    __slots__ = ("at_most_once", "call", "content", "error", "retries", "short", "stride", "timed", "wrap")
 
     def __init__(self, call: Callable[[Any], Any], timed: bool, retries: int, at_most_once: bool) -> None:
         self.call = call
+        #: The pickle of a callable that is to be new for each chunk, and what becomes of it then.
+        self.content = b""
+        self.wrap: Callable[[Any], Callable[[Any], Any]] | None = None
         self.timed = timed
         self.retries = retries
         self.at_most_once = at_most_once
@@ -151,13 +156,14 @@ class Child:
             function = loads(blob)
         except BaseException as failure:  # noqa: BLE001
             error = trace_text(failure)
-        if call == CALL_STAR:
-            function = _star(function)
-        elif call == CALL_APPLY:
-            function = _apply(function)
-        if timed:
-            function = _timed(function, self.claims.page)
-        self.jobs[job] = made = Job(function, timed, retries, once)
+        page = self.claims.page if timed else None
+        if type(function) is Fresh:
+            made = Job(_star, timed, retries, once)
+            made.content = function.content
+            made.wrap = lambda function: _wrapped(function, call, page)
+        else:
+            made = Job(_wrapped(function, call, page), timed, retries, once)
+        self.jobs[job] = made
         made.error = error
 
     # -- a block -------------------------------------------------------------------------------------
@@ -183,6 +189,9 @@ class Child:
         else:
             self._run_block(job, number, position, start, count, chunksize, skip, pieces, buffers)
         self.claims.page[RUNNING] = 0
+        if job.wrap is not None:
+            # The copy of the last chunk is not kept.
+            job.call = _star
 
     def _run_block(
         self,
@@ -209,7 +218,7 @@ class Child:
             outbox.waits = True
             if job.error:
                 outbox.values += [Failure((NO_UNPICKLE, job.error))] * (upto - done)
-            elif chunksize == 1:
+            elif job.wrap is None and chunksize == 1:
                 self._singles(job, pieces, chunk, stop, position + done + 1, buffers)
             else:
                 self._chunks(
@@ -253,8 +262,7 @@ class Child:
             error = job.error
             if chunk != held and not error:
                 try:
-                    loaded = loads(pieces[chunk], buffers=buffers)
-                    items = [loaded] if chunksize == 1 else loaded
+                    items = _items_of(job, pieces[chunk], buffers, chunksize)
                     held = chunk
                 except BaseException as failure:  # noqa: BLE001
                     error = trace_text(failure)
@@ -307,14 +315,14 @@ class Child:
         skip: int,
         count: int,
     ) -> None:
-        """Chunks of several items, each a pickled list. ``skip`` items of the block's first chunk
-        are not to be run, and ``count`` are in all."""
+        """Chunks of several items, each a pickled list, or of a callable that is new for each. ``skip`` items of the
+        block's first chunk are not to be run, and ``count`` are in all."""
         for chunk in range(first, stop):
             self.claims.page[RUNNING] = running
             begin = skip if chunk == 0 else 0
             size = min(chunksize - begin, count)
             try:
-                items = loads(pieces[chunk], buffers=buffers)
+                items = _items_of(job, pieces[chunk], buffers, chunksize)
                 if begin or len(items) != size:
                     items = items[begin : begin + size]
             except BaseException as error:  # noqa: BLE001
@@ -393,6 +401,27 @@ def _again(job: Job, error: BaseException, item: Any) -> Any:
     # The frames hold the item, and through it perhaps a shared segment.
     error.__traceback__ = None
     return Failure((RAISED, error, text))
+
+
+def _items_of(job: Job, piece: Frame, buffers: list[Frame], chunksize: int) -> list[Any]:
+    """The items of a chunk; and the callable, where each chunk has one of its own."""
+    items = loads(piece, buffers=buffers)
+    if job.wrap is not None:
+        content = job.content
+        if type(items) is Carried:
+            content, items = items.content, items.items
+        job.call = job.wrap(loads(content))
+    return [items] if chunksize == 1 else items
+
+
+def _wrapped(function: Any, call: int, page: memoryview[int] | None) -> Callable[[Any], Any]:
+    """What is called with an item. ``page``: where its time is noted, if it has a limit."""
+    if call == CALL_STAR:
+        function = _star(function)
+    elif call == CALL_APPLY:
+        function = _apply(function)
+    made: Callable[[Any], Any] = function if page is None else _timed(function, page)
+    return made
 
 
 def _star(function: Callable[..., Any]) -> Callable[[Any], Any]:
