@@ -163,10 +163,11 @@ if __name__ == "__main__":
     mp.set_start_method(sys.argv[1])
     own = Hooked("own")
     with mp.Pool(1, begin, (own,)) as pool:
-        print(pool.map(work, [own, own], chunksize=1), pool.apply(work, (own,)), flush=True)
-        print(pool.map(own, range(5), chunksize=2), list(pool.imap(own, range(2))), flush=True)
+        found = pool.map(work, [own, own], chunksize=1), pool.apply(work, (own,))
+        found += pool.map(own, range(5), chunksize=2), list(pool.imap(own, range(2)))
         pool.close()
         pool.join()
+    print(found)
 """
 
 
@@ -192,22 +193,35 @@ def test_hooks_are_called_as_often_as_by_multiprocessing(
 
 def test_what_cannot_be_sent_as_it_stands_goes_by_its_hooks(env: dict[str, str], tmp_path: Path) -> None:
     text = """
-import multiprocessing as mp, threading
+import multiprocessing as mp, socket, threading
 
 class Locked:
     def __init__(self):
-        self.lock, self.name = threading.Lock(), "x"
+        self.name = "x"
+        self.own = self.begin()
+    def begin(self):
+        return threading.Lock()
     def __getstate__(self):
         return {"name": self.name}
     def show(self):
         print(sorted(self.__dict__), sorted(there.__dict__))
 
+class Reading(Locked):
+    def begin(self):
+        return open(__file__)
+
+class Calling(Locked):
+    def begin(self):
+        return socket.socket()
+
 there = Locked()
 
 if __name__ == "__main__":
     mp.set_start_method("fork")
-    process = mp.Process(target=Locked().show)
-    process.start()
-    process.join()
+    for made in Locked(), Reading(), Calling():
+        process = mp.Process(target=made.show)
+        process.start()
+        process.join()
+        getattr(made.own, "close", bool)()
 """
-    assert script(tmp_path, text, launcher=RUN, env=env) == "['name'] ['name']\n"
+    assert script(tmp_path, text, launcher=RUN, env=env) == "['name'] ['name']\n" * 3

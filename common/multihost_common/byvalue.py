@@ -20,6 +20,7 @@ from __future__ import annotations
 import io
 import operator
 import os
+import pickle
 import sys
 import threading
 import weakref
@@ -130,7 +131,7 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
                 return self._definition(obj)
             return self._function(obj, super().reducer_override(obj))
         if not issubclass(kind, type):
-            if self._raw and kind not in self.dispatch_table and (made := rawstate.reduced(obj)):
+            if self._raw and (made := self._reduced(obj)):
                 return made
             return super().reducer_override(obj)
         if "_ctypes" in (kind.__module__, obj.__module__) and (made := _ctypes_made(obj)):
@@ -139,6 +140,13 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
             return self._definition(obj)
         made = super().reducer_override(obj)
         return _without_fields(made) if kind.__module__ == "_ctypes" and type(made) is tuple else made
+
+    def _reduced(self, obj: Any) -> tuple[Any, ...] | None:
+        if type(obj) in self.dispatch_table:
+            if rawstate.is_bound(obj):
+                raise pickle.PicklingError(f"cannot pickle {type(obj).__name__!r} object, which is open here")
+            return None
+        return rawstate.reduced(obj)
 
     def _is_plain(self, function: FunctionType) -> bool:
         """A function of ``__main__`` that nothing but its code and its globals makes."""

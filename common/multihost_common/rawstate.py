@@ -12,6 +12,7 @@ from __future__ import annotations
 import copyreg
 import sys
 from functools import partial
+from io import TextIOWrapper
 from types import FunctionType, MethodType
 
 TYPE_CHECKING = False
@@ -38,7 +39,7 @@ def reduced(obj: Any) -> tuple[Any, ...] | None:
     above = kind.__mro__[:-1]
     if not all(each.__module__ in BASES for each in above):
         return None
-    if kind in copyreg.dispatch_table or any(name in vars(each) for each in above for name in OTHERS):
+    if any(name in vars(each) for each in above for name in OTHERS):
         return None
     # object's own, or that of Process.
     bare = next(
@@ -47,6 +48,16 @@ def reduced(obj: Any) -> tuple[Any, ...] | None:
         if each.__module__ != "__main__" and "__getstate__" in vars(each)
     )
     return copyreg.__newobj__, (kind,), bare(obj), None, None, set_state  # type: ignore[attr-defined]
+
+
+def is_bound(obj: object) -> bool:
+    """Whether this can be pickled, and yet is nothing for another host: an open file, whose text would be copied, a socket."""
+    names = "socket.socket", "multiprocessing.connection._ConnectionBase"
+    kinds = (
+        getattr(sys.modules.get(module), kind, None)
+        for module, _, kind in (each.rpartition(".") for each in names)
+    )
+    return isinstance(obj, (TextIOWrapper, *filter(None, kinds)))
 
 
 def set_state(obj: Any, state: Any) -> None:
@@ -75,4 +86,4 @@ def _is_hooked(kind: type, names: tuple[str, ...]) -> bool:
     return any(type(each) is FunctionType and each.__module__ == "__main__" for each in found)
 
 
-__all__ = ["is_asked", "reduced", "set_state"]
+__all__ = ["is_asked", "is_bound", "reduced", "set_state"]

@@ -407,6 +407,8 @@ def _items_of(job: Job, piece: Frame, buffers: list[Frame], chunksize: int) -> l
     """The items of a chunk; and the callable, where each chunk has one of its own."""
     items = loads(piece, buffers=buffers)
     if job.wrap is not None:
+        # There need not be two at a time.
+        job.call = _star
         content = job.content
         if type(items) is Carried:
             content, items = items.content, items.items
