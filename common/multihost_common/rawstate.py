@@ -72,7 +72,7 @@ def set_state(obj: Any, state: Any) -> None:
         object.__setattr__(obj, name, value)
 
 
-def is_asked(value: object) -> bool:
+def is_asked(value: Any) -> bool:
     """Whether pickling this callable runs a function of the script, by which it says what it consists of."""
     while type(value) is partial:
         value = value.func

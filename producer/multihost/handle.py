@@ -195,7 +195,8 @@ class PoolHandle:
         self.used = True
         if task.fresh and chunksize is None and source.total is not None:
             # How much of what it changes in itself shows must not depend on how long items take.
-            chunksize = state.usual_chunksize(source.total, self.limit or self.engine.capacity)
+            processes = self.limit or self.engine.capacity
+            chunksize = state.usual_chunksize(source.total, processes, *source.peek(1))
         return MapJob(self.number, task, options, source, sink, chunksize, window, self.executor)
 
     def iterate(

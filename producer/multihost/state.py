@@ -7,6 +7,7 @@ unpickled once; anything else has a new copy for each chunk, see :class:`multiho
 from __future__ import annotations
 
 import pickletools
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -17,6 +18,9 @@ from multihost_common.rawstate import is_asked
 
 #: Callables that nothing can change once they are made.
 _FIXED = frozenset({"_operator", "operator"})
+
+#: Automatic chunks are not larger, as far as that can be seen: each is in memory as a whole, here and on its way.
+CHUNK_BYTES = 64 << 20
 
 #: A pickle that only names something is shorter than that.
 _SHORT = 512
@@ -49,9 +53,11 @@ def _names_only(content: bytes) -> bool:
     return all(opcode.name not in _MAKING for opcode, _, _ in pickletools.genops(content))
 
 
-def usual_chunksize(length: int, processes: int) -> int:
-    """The size of chunks where nobody asked for one, as multiprocessing has it."""
-    return max(1, -(-length // (4 * max(1, processes))))
+def usual_chunksize(length: int, processes: int, first: Any = None) -> int:
+    """The size of chunks where nobody asked for one, as multiprocessing has it; but not more than 64 MiB of items that
+    are as large as the ``first``."""
+    size = -(-length // (4 * max(1, processes)))
+    return max(1, min(size, CHUNK_BYTES // max(1, sys.getsizeof(first))))
 
 
 def pickling_again(function: Any, content: bytes) -> Callable[[], bytes | None] | None:
