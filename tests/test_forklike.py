@@ -13,8 +13,8 @@ import pytest
 from conftest import MakePool
 from scripts import PYTHON, RUN, script
 
+from multihost.callables import has_state
 from multihost.executor import Executor
-from multihost.state import has_state
 from multihost_common.errors import WorkerLostError
 
 

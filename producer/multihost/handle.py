@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from multihost import parents, registering, state
+from multihost import callables, parents, registering
 from multihost.engines.base import Engine, PoolSpec
 from multihost.engines.choosing import get_engine, resolve_address
 from multihost.functions import call as call_function
@@ -119,9 +119,9 @@ class PoolHandle:
             self.spec.promises += promises
             code = self._code(about or function, content)
             name = getattr(function, "__qualname__", type(function).__qualname__)
-            again, fresh = None, not kept and state.has_state(function, content)
+            again, fresh = None, not kept and callables.has_state(function, content)
             if fresh:
-                again = state.pickling_again(function, content)
+                again = callables.pickling_again(function, content)
                 content = pickle.dumps(Fresh(content), 5)
             digests = digest_of(content), digest_of(code) if code else b""
             known = Task(content, digests[0], code, digests[1], style, name, fresh, again)
@@ -196,7 +196,7 @@ class PoolHandle:
         if task.fresh and chunksize is None and source.total is not None:
             # How much of what it changes in itself shows must not depend on how long items take.
             processes = self.limit or self.engine.capacity
-            chunksize = state.usual_chunksize(source.total, processes, *source.peek(1))
+            chunksize = callables.usual_chunksize(source.total, processes, *source.peek(1))
         return MapJob(self.number, task, options, source, sink, chunksize, window, self.executor)
 
     def iterate(

@@ -109,6 +109,7 @@ def _one_by_one(chunk: Sequence[Any], again: Again) -> Packed:
     pickles: list[bytes] = []
     refused: dict[int, Exception] = {}
     for offset, item in enumerate(chunk):
+        payload = None
         try:
             payload = _payload([item], 1, again)
             data, buffers = dump_item(payload)
