@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multihost_broker.leases import Answered, Lease, Leases
+from multihost_broker.answered import Answered
+from multihost_broker.leases import Lease, Leases
 from multihost_common.blocks import Block
 
 RANGES = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), max_size=30)

@@ -348,8 +348,16 @@ class Core:
 
     # -- questions ---------------------------------------------------------------------------------
 
+    def status(self) -> dict[str, Any]:
+        """Workers, producers, pools, jobs and what is shared, as they are now."""
+        known = {"epoch": self.config.epoch, "python": self.python}
+        return known | status(self.ledger, self.processes, self.objects)
+
     def _on_ask(self, session: Session, ask: m.Ask) -> None:
-        questions = {"status": status, "health": health}
+        questions: dict[str, Callable[[], dict[str, Any]]] = {
+            "status": self.status,
+            "health": lambda: health(self.sessions),
+        }
         verb = self._verbs.get(ask.what)
         if verb is not None:
             self._order(session, ask, verb)
@@ -358,7 +366,7 @@ class Core:
             known = " or ".join([*questions, *self._verbs])
             self.ledger.refuse(session.peer, "E_FIELD", f"there is no question {ask.what!r}: ask for {known}")
             return
-        answer = json.dumps(questions[ask.what](self)).encode()
+        answer = json.dumps(questions[ask.what]()).encode()
         self.ledger.tell(session, m.Answer(ask.what, (answer,)))
 
     def _order(self, session: Session, ask: m.Ask, verb: Callable[[Session, m.Ask], None]) -> None:

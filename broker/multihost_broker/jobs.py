@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from multihost_broker.leases import Answered, Lease
+from multihost_broker.answered import Answered
 from multihost_common.blocks import Block, Span
 from multihost_common.messages import OpenJob
 from multihost_common.pace import Pace
@@ -96,11 +96,10 @@ class Job:
             self.ready.append(span)
         self.ready_items += len(span)
 
-    def put_back(self, lease: Lease) -> None:
+    def put_back(self, span: Span, isolate: bool) -> None:
         """Make ready again what a worker held; what has an answer meanwhile stays answered."""
-        span = lease.span
         for start, stop in reversed(self.answered.missing(span.start, span.stop)):
-            if lease.isolate:
+            if isolate:
                 self.suspect(span.sub(start, stop))
             else:
                 self.put(span.sub(start, stop), first=True)

@@ -121,7 +121,7 @@ class Ledger:
     def lose(self, worker: Session, pool: Pool, job: Job, lease: Lease) -> None:
         """Nobody knows what became of this lease."""
         if not job.opened.at_most_once:
-            job.put_back(lease)
+            job.put_back(lease.span, lease.isolate)
             return
         text = f"{worker.host or 'a worker'} was lost and may have begun it, and at_most_once is set"
         facts = m.Failed(reason=m.LOST, host=worker.host, text=text)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from multihost_broker.answered import Answered
 from multihost_broker.jobs import Job
-from multihost_broker.leases import Answered
 from multihost_broker.ledger import Ledger
 from multihost_broker.pools import Pool
 from multihost_broker.processes import Processes

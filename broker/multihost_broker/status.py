@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from multihost_broker.jobs import Job
+from multihost_broker.ledger import Ledger
+from multihost_broker.objects.registry import Objects
 from multihost_broker.pools import Pool
-from multihost_broker.processes import Process
-from multihost_broker.sessions import NUMBER, Session
+from multihost_broker.processes import Process, Processes
+from multihost_broker.sessions import NUMBER, Session, Sessions
 from multihost_common.messages import PRODUCER, WORKER
-
-if TYPE_CHECKING:
-    from multihost_broker.core import Core
 
 #: Jobs told of one pool: the oldest ones. How many there are is told too.
 MOST_JOBS = 100
 
 
-def health(core: Core) -> dict[str, Any]:
+def health(sessions: Sessions) -> dict[str, Any]:
     """Whether it works at all, and with whom."""
-    workers = [each for each in core.sessions.of_kind(WORKER) if not each.draining]
+    workers = [each for each in sessions.of_kind(WORKER) if not each.draining]
     return {"ok": True, "workers": len(workers), "slots": sum(each.slots for each in workers)}
 
 
-def status(core: Core) -> dict[str, Any]:
+def status(ledger: Ledger, processes: Processes, objects: Objects) -> dict[str, Any]:
     """Workers, producers, pools, jobs and what is shared, as they are now. Times in seconds."""
-    now = core.scheduler.now
-    workers = core.sessions.of_kind(WORKER)
-    pools = core.pools.values()
+    now = ledger.scheduler.now
+    workers = ledger.sessions.of_kind(WORKER)
+    pools = ledger.pools.values()
     return {
-        "epoch": core.config.epoch,
-        "python": core.python,
         "slots": sum(each.slots for each in workers if not each.draining),
         "granted": sum(pool.granted for pool in pools),
         "ready": sum(job.ready_items for pool in pools for job in pool.jobs.values()),
         "held": sum(pool.held for pool in pools),
-        "blobs": len(core.blobs),
+        "blobs": len(ledger.blobs),
         "workers": [_worker(each, now) for each in workers],
-        "producers": [_producer(each, now) for each in core.sessions.of_kind(PRODUCER)],
+        "producers": [_producer(each, now) for each in ledger.sessions.of_kind(PRODUCER)],
         "pools": [_pool(pool) for pool in pools],
-        "processes": [_process(each) for each in core.processes.by_number.values()],
-        "objects": len(core.objects.machines),
-        "object_bytes": sum(each.size() for each in core.objects.machines.values()),
+        "processes": [_process(each) for each in processes.by_number.values()],
+        "objects": len(objects.machines),
+        "object_bytes": sum(each.size() for each in objects.machines.values()),
     }
 
 

@@ -148,7 +148,7 @@ class Workers:
         taken = leases.take(back.start, back.start + back.count, back.attempt)
         for lease in reversed(taken):
             share.hold(-len(lease.span))
-            job.put_back(lease)
+            job.put_back(lease.span, lease.isolate)
         if taken:
             self._scheduler.ready(share.pool, job)
         # It gave them back because others are idle: it is served last.

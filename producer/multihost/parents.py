@@ -8,8 +8,6 @@ import os
 import select
 import signal
 import sys
-import threading
-from contextlib import suppress
 from typing import Any
 
 from multihost_common import messages as m
@@ -60,17 +58,4 @@ def _send(signum: int) -> None:
         engine.settle()
 
 
-def take_signal(signum: int) -> None:
-    """A child on another host has sent this process a signal."""
-    with suppress(OSError, ValueError):
-        if signum in _UNCATCHABLE:
-            os.kill(os.getpid(), signum)
-        else:
-            # To the main thread: it is what waits, and others would not wake it up.
-            main: Any = threading.main_thread().ident
-            signal.pthread_kill(main, signum)
-
-
-_UNCATCHABLE = (signal.SIGKILL, signal.SIGSTOP)
-
-__all__ = ["reach", "take_signal"]
+__all__ = ["reach"]

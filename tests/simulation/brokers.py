@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from multihost_broker import events as be
 from multihost_broker.core import Core, CoreConfig
-from multihost_broker.status import status
 from multihost_common import messages as m
 
 from .invariants import audit, audit_lease
@@ -127,7 +126,7 @@ class Broker(Party):
         self._ticks += 1
         if self._ticks % 4 == 0:
             # Somebody asks how it is.
-            status(self.core)
+            self.core.status()
 
     def _handle(self, event: be.Event, now: float = 0.0) -> int:
         """Tell the core, and do what it says; how many messages that was."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from multihost_broker.answered import Answered
 from multihost_broker.detached import archive as limits
 from multihost_broker.detached.books import (
     BLOCK,
@@ -19,7 +20,6 @@ from multihost_broker.detached.books import (
     SUBMIT,
     WORKERS,
 )
-from multihost_broker.leases import Answered
 
 if TYPE_CHECKING:
     from multihost_broker.core import Core

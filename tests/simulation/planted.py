@@ -7,7 +7,17 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from multihost import iterators, jobs, kept, sources
-from multihost_broker import leases, ledger, memory, producers, returns, scheduler, sessions, workers
+from multihost_broker import (
+    answered,
+    leases,
+    ledger,
+    memory,
+    producers,
+    returns,
+    scheduler,
+    sessions,
+    workers,
+)
 from multihost_broker.jobs import Job
 from multihost_common import messages as m
 from multihost_worker import books, core, minder, watch
@@ -201,13 +211,13 @@ def timeouts_are_not_watched() -> list[Swap]:
 @plant
 def every_result_is_passed_on() -> list[Swap]:
     """Results of items that have an answer already are sent to the producer all the same."""
-    original = leases.Answered.add
+    original = answered.Answered.add
 
     def add(self: Any, start: int, stop: int) -> list[tuple[int, int]]:
         original(self, start, stop)
         return [(start, stop)]
 
-    return [(leases.Answered, "add", add)]
+    return [(answered.Answered, "add", add)]
 
 
 @plant
@@ -218,7 +228,7 @@ def the_producers_job_takes_results_twice() -> list[Swap]:
         self.count += stop - start
         return [(start, stop)]
 
-    return [(sources.Ranges, "add", add), (leases.Answered, "add", every_result_is_passed_on()[0][2])]
+    return [(sources.Ranges, "add", add), (answered.Answered, "add", every_result_is_passed_on()[0][2])]
 
 
 @plant

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from multihost_broker.leases import Answered
+from multihost_broker.answered import Answered
 from multihost_broker.sessions import Session
 from multihost_common import messages as m
 

@@ -12,11 +12,10 @@ import threading
 import time
 
 from multihost.engines.base import Completion, Job, PoolSpec
-from multihost.engines.launching import Launching
+from multihost.engines.launching import Launching, take_signal
 from multihost.engines.loop import Loop
 from multihost.engines.sharing import Sharing
 from multihost.kept import Kept
-from multihost.parents import take_signal
 from multihost_common import messages as m
 from multihost_common import shipments
 from multihost_common.blobs import digest_of
@@ -71,14 +70,6 @@ class Driver(Loop):
         self._holding = False
 
     # -- for subclasses ----------------------------------------------------------------------------
-
-    def _send(self, message: m.Message) -> None:
-        raise NotImplementedError
-
-    @property
-    def reaches(self) -> bool:
-        """What is said now may arrive."""
-        return True
 
     def _describe(self) -> str:
         raise NotImplementedError

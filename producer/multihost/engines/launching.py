@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from multihost.engines.base import Completion
 from multihost_common import messages as m
@@ -19,7 +21,7 @@ from multihost_common import shipments
 from multihost_common.blobs import digest_of
 
 if TYPE_CHECKING:
-    from multihost.engines.driver import Driver
+    from multihost.engines.loop import Loop
     from multihost_common.blocks import Frame
 
 log = logging.getLogger("multihost")
@@ -123,7 +125,7 @@ class Launch:
 class Launching:
     """The processes of one engine."""
 
-    def __init__(self, engine: Driver) -> None:
+    def __init__(self, engine: Loop) -> None:
         self._engine = engine
         #: Those that have not ended.
         self.alive: dict[int, Launch] = {}
@@ -219,4 +221,17 @@ class Launching:
             self._end(launch, "", -SIGKILL, str(error))
 
 
-__all__ = ["Launch", "LaunchSpec", "Launching"]
+def take_signal(signum: int) -> None:
+    """A child on another host has sent this process a signal."""
+    with suppress(OSError, ValueError):
+        if signum in _UNCATCHABLE:
+            os.kill(os.getpid(), signum)
+        else:
+            # To the main thread: it is what waits, and others would not wake it up.
+            main: Any = threading.main_thread().ident
+            signal.pthread_kill(main, signum)
+
+
+_UNCATCHABLE = (signal.SIGKILL, signal.SIGSTOP)
+
+__all__ = ["Launch", "LaunchSpec", "Launching", "take_signal"]

@@ -32,6 +32,8 @@ from multihost_common.waiter import Alarm, Waiter
 if TYPE_CHECKING:
     import signal
     from types import FrameType
+
+    from multihost_common.messages import Message
 else:
     # The C module: signal's own functions make an enum of each answer, which an apply() would feel.
     import _signal as signal
@@ -111,6 +113,19 @@ class Loop:
         self._alarm = Alarm(self._next_deadline)
 
     # -- for subclasses ----------------------------------------------------------------------------
+
+    def _send(self, message: Message) -> None:
+        """Say this to the broker. By who runs the loop."""
+        raise NotImplementedError
+
+    @property
+    def reaches(self) -> bool:
+        """What is said now may arrive."""
+        return True
+
+    def _number(self) -> int:
+        """The next one of a pool, a job or a process."""
+        raise NotImplementedError
 
     def _produce(self) -> bool:
         """Send what is to be sent. True: there is still more."""

@@ -21,7 +21,7 @@ from multihost_common import messages as m
 from multihost_common.errors import BrokerLostError
 
 if TYPE_CHECKING:
-    from multihost.engines.driver import Driver
+    from multihost.engines.loop import Loop
     from multihost_common.blocks import Frame
 
 #: Why an object is not known: usually, and in a fork that has no broker.
@@ -71,7 +71,7 @@ class Ask(Completion):
 class Sharing:
     """The requests of one engine that have no answer yet."""
 
-    def __init__(self, engine: Driver) -> None:
+    def __init__(self, engine: Loop) -> None:
         self._engine = engine
         self._asked: dict[int, Ask] = {}
         #: How often a broker has forgotten this process.
