@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from multihost.engines.choosing import close_engines
+import multihost
+from multihost.engines.choosing import BROKER_VARIABLE, close_engines
 from multihost.executor import Executor
 from multihost.pool import Pool
 
 if TYPE_CHECKING:
     from shells import Broker
     from sites import Site
+
+    from multihost.connection import Connection
 
 #: Seconds that processes and threads have to end after the last test.
 GRACE_SECONDS = 5.0
@@ -33,6 +36,7 @@ GRACE_SECONDS = 5.0
 SLOTS = 6
 
 MakePool = Callable[..., Pool]
+MakePipe = Callable[..., "tuple[Connection, Connection]"]
 MakeExecutor = Callable[..., Executor]
 
 
@@ -87,6 +91,22 @@ def cluster(session_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> str:
 def address(request: pytest.FixtureRequest) -> str:
     """Where pools run: "" is this machine."""
     return str(request.getfixturevalue("cluster")) if request.param == "cluster" else ""
+
+
+@pytest.fixture
+def pipe(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePipe]:
+    """Makes pipes at this address that are closed after the test."""
+    monkeypatch.setenv(BROKER_VARIABLE, address)
+    made: list[Connection] = []
+
+    def make(duplex: bool = True) -> tuple[Connection, Connection]:
+        ends = multihost.Pipe(duplex)
+        made.extend(ends)
+        return ends
+
+    yield make
+    for each in made:
+        each.close()
 
 
 @pytest.fixture

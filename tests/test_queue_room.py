@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from test_queue_machine import Site
+from queue_site import Site
 
 from multihost_broker.objects.room import Room
 from multihost_common import messages as m

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from test_store import sqlite
+from stores import sqlite
 
 from multihost_broker.journal.errors import StoreError
 from multihost_broker.journal.records import Record
