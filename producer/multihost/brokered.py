@@ -97,18 +97,28 @@ class BrokeredConnection(Connection):
                 pace.answered()
                 if ask.amount or ask.status == m.UNKNOWN:
                     raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-            elif pace.in_turns() and self._asked is None and not self._come and self._readable:
-                call = sharing.begin(
-                    self._name,
-                    Pipes.CALL,
-                    self._side | 1 << 1,
-                    (message,),
-                    then=self._watch.called,
-                    kick=False,
-                )
-                self._asked = call
-            else:
+            elif not (pace.in_turns() and self._call(message)):
                 sharing.tell(self._name, Pipes.SEND, self._side, (message,))
+
+    def _call(self, message: bytes) -> bool:
+        """Send, and ask for what comes next, unless that is here, or another thread receives: it may be about to ask, and
+        of two requests one would be forgotten, with its answer."""
+        if not self._readable or not self._receiving.acquire(blocking=False):
+            return False
+        try:
+            if self._asked is not None or self._come:
+                return False
+            self._asked = self._sharing.begin(
+                self._name,
+                Pipes.CALL,
+                self._side | 1 << 1,
+                (message,),
+                then=self._watch.called,
+                kick=False,
+            )
+            return True
+        finally:
+            self._receiving.release()
 
     def _finish(self, ask: Ask) -> None:
         """Wait for the answer. That the pipe is no more is one, too."""

@@ -84,7 +84,7 @@ class PoolHandle:
             called = process_name(context)
             if not executor:
                 called = called.replace("Process", "PoolWorker")
-            setup = setup_of(self.local, called, initializer, tuple(initargs), authkey(), forked)
+            setup = setup_of(self.engine, self.local, called, initializer, tuple(initargs), authkey(), forked)
         self.spec = PoolSpec(
             self.limit,
             setup,
@@ -321,6 +321,7 @@ def forks(context: Any) -> bool:
 
 
 def setup_of(
+    engine: Engine,
     local: bool,
     name: str,
     initializer: Callable[..., object] | None,
@@ -338,7 +339,7 @@ def setup_of(
         "name": name,
         "loggers": describe(local),
         "authkey": bytes(key),
-        "prepare": _preparation(),
+        "prepare": _preparation(engine),
         "parent": None if local else _parent(),
         "tracker": _tracker() if local else None,
         # In band: it is small, and must be one blob.
@@ -355,9 +356,9 @@ def _tracker() -> tuple[int, int] | None:
     return None if fd is None else (os.getpid(), fd)
 
 
-def _preparation() -> bytes:
+def _preparation(engine: Engine) -> bytes:
     patching = sys.modules.get("multihost.patching")
-    made = registering.preparation() if patching is None else patching.preparation()
+    made = registering.preparation() if patching is None else patching.preparation(engine)
     return b"" if made is None else pickle.dumps(made, 5)
 
 

@@ -15,6 +15,7 @@ from types import ModuleType
 
 from multihost.registering import MAKERS
 from multihost_common.hooks import after_import
+from multihost_common.whereabouts import here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,6 +130,9 @@ class _Settings:
     installed = False
     processes: int | None = None
     method: str | None = None
+    #: Of the script that this process works for: how its loopback is asked for (empty: not at all), and where it is. None:
+    #: this is a script.
+    loopback: tuple[bytes, str] | None = None
 
 
 def _default() -> Any:
@@ -174,11 +178,18 @@ def _of_futures(name: str) -> Any:
 # -- installing ----------------------------------------------------------------------------------------
 
 
-def install(processes: int | None = None, method: str | None = None) -> None:
+def install(
+    processes: int | None = None, method: str | None = None, loopback: tuple[bytes, str] | None = None
+) -> None:
     """From now on, in this process. ``processes``: how many a pool has where the script names no number; ``method``: the
-    start method it has set."""
+    start method it has set; ``loopback``: see :class:`_Settings`."""
     if _Settings.installed:
         return
+    _Settings.loopback = loopback
+    if loopback is not None and loopback[0] and loopback[1] != here():
+        from multihost.loopback import reach
+
+        reach(loopback[0])
     _Settings.installed, _Settings.processes, _Settings.method = True, processes, method
     after_import("multihost.pool", _set_processes)
     after_import("multiprocessing", _putting(_of_package))
@@ -215,12 +226,20 @@ def context_in_use() -> Any:
     return _default().get_context() if _Settings.installed and "multiprocessing" in sys.modules else None
 
 
-def preparation() -> tuple[Callable[..., object], tuple[Any, ...]] | None:
-    """What a child process has to call, with which arguments, to be as this process; None: nothing."""
+def preparation(engine: Any) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
+    """What a child process of this engine has to call, with which arguments, to be as this process; None: nothing."""
     if not _Settings.installed:
         return None
     method = _Settings.method if _context is None else _context.get_start_method(allow_none=True)
-    return install, (_Settings.processes, method)
+    return install, (_Settings.processes, method, _Settings.loopback or _own_loopback(engine))
+
+
+def _own_loopback(engine: Any) -> tuple[bytes, str]:
+    if engine.local:
+        return b"", ""
+    from multihost.loopback import service
+
+    return service(engine), here()
 
 
 __all__ = ["INSIDERS", "Face", "context_in_use", "install", "preparation"]

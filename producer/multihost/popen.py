@@ -62,7 +62,7 @@ class Popen:
             from multihost.code import bundle_for
 
             code = bundle_for(about, data)
-        setup = setup_of(local, "Process", None, (), process_obj.authkey)
+        setup = setup_of(self._engine, local, "Process", None, (), process_obj.authkey)
         return LaunchSpec(setup, code, process_obj.name, [data, *buffers], promises)
 
     # -- for what the standard library pickles while a process is being started ----------------------

@@ -17,6 +17,7 @@ import multiprocessing.connection as _standard
 import os
 import socket
 import sys
+import time
 from collections import OrderedDict
 from contextlib import suppress
 from functools import partial
@@ -154,20 +155,25 @@ def _reach(address: str) -> BrokeredConnection:
         raise ValueError(f"{address!r} is no address of a listener")
     door = brokered.land(name, 1, True, True, b"")
     try:
-        return _knock(door, address)
+        return knock(door, address)
     finally:
         door.close()
 
 
-def _knock(door: BrokeredConnection, address: str) -> BrokeredConnection:
+def knock(
+    door: BrokeredConnection, address: str, word: bytes = b"", deadline: float | None = None
+) -> BrokeredConnection:
+    """A new pipe whose other end who listens behind this door has, with this word, once that has said something.
+
+    Raises ConnectionRefusedError if nobody listens, TimeoutError after the deadline."""
     here, there = brokered.pipe()
     with shipments.collected() as promises:
         _, (name, *_, ticket) = there.__reduce__()
     there.close()
     try:
-        door.send_bytes(name + ticket)
+        door.send_bytes(name + ticket + word)
         # Who listens speaks first.
-        while not here.poll(PATIENCE):
+        while not here.poll(PATIENCE if deadline is None else _left(deadline)):
             if door.poll():
                 raise EOFError
     except (EOFError, BrokenPipeError):
@@ -180,6 +186,14 @@ def _knock(door: BrokeredConnection, address: str) -> BrokeredConnection:
         here.close()
         raise
     return here
+
+
+def _left(deadline: float) -> float:
+    """Seconds to wait once. Raises TimeoutError after the deadline."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return min(PATIENCE, left)
 
 
 # -- connections that are kept -----------------------------------------------------------------------------
