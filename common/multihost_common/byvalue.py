@@ -1,14 +1,16 @@
 """Pickling what the other end cannot import: ``__main__``, lambdas, closures, local classes.
 
-cloudpickle does it, with three changes that make processes elsewhere behave as forked ones do:
+cloudpickle does it, with these changes that make processes elsewhere behave as forked ones do:
 
 - All functions of one ``__main__`` share one namespace at the other end: what an initializer assigns
   with ``global``, a function that comes later finds. A global that is there already is kept: the first
   function that refers to it brings it, and from then on it is the process's own.
 - A class travels as its definition, made once, together with the definition's digest. The other end
   builds it once, under its name in ``__main__``, so that an instance on its way back is of the very
-  class that it came from.
+  class that it came from. Its ``__slots__`` are there from the beginning.
 - A plain function travels the same way: a process that has it does not build it, nor its globals, again.
+
+- A function that may look for globals by name (``globals()``, ``eval``) brings all of them.
 
 What has been made is kept until :func:`renew`, which every new pool calls: its processes see ``__main__``
 as it is when they need it first. A global that cannot be pickled (a lock, an open file) stays behind;
@@ -25,12 +27,12 @@ import sys
 import threading
 import weakref
 from collections import ChainMap
-from types import FunctionType, ModuleType
+from types import FunctionType, MemberDescriptorType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from multihost_common import rawstate
+from multihost_common import rawstate, shipments
 from multihost_common.blake2 import blake2b
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ HEAP_TYPE = 1 << 9
 
 #: What of a script's namespace travels unasked.
 ATTRIBUTES = ("__name__", "__file__", "__package__", "__path__", "__doc__")
+
+#: In the state of a function: globals that it does not name, each pickled by itself.
+OTHERS = "__multihost_others__"
 
 #: Which ``__main__`` is meant by what came from elsewhere; b"" until it is asked for.
 _origin = b""
@@ -139,7 +144,9 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
         if obj is not self._defines and _is_dynamic(obj):
             return self._definition(obj)
         made = super().reducer_override(obj)
-        return _without_fields(made) if kind.__module__ == "_ctypes" and type(made) is tuple else made
+        if type(made) is not tuple:
+            return made
+        return _without_fields(made) if kind.__module__ == "_ctypes" else _with_slots(obj, made)
 
     def _reduced(self, obj: Any) -> tuple[Any, ...] | None:
         if type(obj) in self.dispatch_table:
@@ -155,6 +162,8 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
     def _function(self, function: FunctionType, made: Any) -> Any:
         if made is NotImplemented or function.__globals__ is not self._main:
             return made
+        if _reaches_all(function):
+            made[2][1][OTHERS] = _others(self._main, made[2][1]["__globals__"])
         if self._absent and function is self._defines:
             made[2][1]["__globals__"].update({name: Absent(name, why) for name, why in self._absent.items()})
         return (*made[:5], set_function_state)
@@ -183,6 +192,8 @@ class _Defining(threading.local):
 
     def __init__(self) -> None:
         self.ids: set[int] = set()
+        #: They are what a function does not name.
+        self.others = False
 
 
 _defining = _Defining()
@@ -242,6 +253,38 @@ def _failing_globals(function: FunctionType) -> dict[str, str]:
     return found
 
 
+def _reaches_all(function: FunctionType) -> bool:
+    """Whether it may use globals that its code does not name: ``globals()["name"]``, ``eval``, ``sys.modules[__name__]``."""
+    if _defining.others:
+        return False
+    code = function.__code__
+    named = _inside._extract_code_globals(code)
+    if "__main__" in code.co_names or ("modules" in code.co_names and "__name__" in named):
+        return True
+    return any(name in named for name in ("globals", "eval", "exec"))
+
+
+def _others(main: dict[str, Any], named: dict[str, Any]) -> dict[str, bytes]:
+    """The pickles of all globals but those that are named, as they are for who asks for them."""
+    found = {}
+    _defining.others = True
+    try:
+        for name, value in list(main.items()):
+            if name in named or name.startswith("__"):
+                continue
+            marked = shipments.mark()
+            try:
+                found[name] = dumps(value)
+                if shipments.mark() != marked:
+                    raise TypeError("an end of a pipe has to be named, or to be an argument")
+            except Exception as error:  # noqa: BLE001
+                shipments.void_since(marked)
+                found[name] = dumps(Absent(name, f"{type(error).__name__}: {error}"))
+    finally:
+        _defining.others = False
+    return found
+
+
 def _is_dynamic(cls: type) -> bool:
     """Whether the other end cannot import this class (and it was made by Python code)."""
     return bool(cls.__flags__ & HEAP_TYPE) and not _inside._should_pickle_by_reference(cls)
@@ -263,6 +306,28 @@ def _without_fields(made: Any) -> Any:
     kept = {name: each for name, each in attributes.items() if type(each).__name__ != "CField"}
     fields = {"_fields_": kept.pop("_fields_")} if "_fields_" in kept else {}
     return (*made[:2], ({**kept, **fields}, slots), *made[3:])
+
+
+def _with_slots(cls: Any, made: Any) -> Any:
+    """A class with ``__slots__`` has them from the beginning: cloudpickle sets them when it is too late, and its
+    instances would have a ``__dict__``, which those of the class here have not."""
+    slots = vars(cls).get("__slots__")
+    # Named tuples have no room for any, and what makes them refuses to be told so.
+    if (
+        made[0] is not _inside._make_skeleton_class
+        or not isinstance(slots, (str, tuple, list, dict))
+        or issubclass(cls, tuple)
+    ):
+        return made
+    attributes, rest = made[2]
+    kept = {
+        name: each
+        for name, each in attributes.items()
+        if name != "__slots__" and not isinstance(each, MemberDescriptorType)
+    }
+    new = list(made[1])
+    new[3] = {**new[3], "__slots__": slots}
+    return (made[0], tuple(new), (kept, rest), *made[3:])
 
 
 # -- at the other end --------------------------------------------------------------------------------
@@ -358,4 +423,16 @@ def set_function_state(function: FunctionType, state: tuple[dict[str, Any], dict
     slots = state[1]
     brought = slots["__globals__"]
     slots["__globals__"] = {name: value for name, value in brought.items() if name not in there}
+    others = slots.pop(OTHERS, {})
     _inside._function_setstate(function, state)
+    for name, content in others.items():
+        if name not in there:
+            there.setdefault(name, _load_other(name, content))
+
+
+def _load_other(name: str, content: bytes) -> Any:
+    try:
+        return cloudpickle.loads(content)
+    except Exception as error:  # noqa: BLE001
+        # A module that this host does not have, say; perhaps nobody needs it here.
+        return Absent(name, f"{type(error).__name__}: {error}")

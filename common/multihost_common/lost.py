@@ -1,21 +1,26 @@
-"""Errors that are BrokenExecutor too, as those of ``concurrent.futures`` are. Import them from ``errors``."""
+"""Errors that are BrokenProcessPool too, as scripts for ``concurrent.futures`` expect. Import them from ``errors``."""
 
 from __future__ import annotations
-
-from concurrent.futures._base import BrokenExecutor
 
 from multihost_common.errors import MultihostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from concurrent.futures.process import BrokenProcessPool as Broken
     from typing import Any
+else:
+    try:
+        from concurrent.futures.process import BrokenProcessPool as Broken
+    except RuntimeError:
+        # The interpreter is ending: that module would register what is to be done then.
+        from concurrent.futures._base import BrokenExecutor as Broken
 
 
-class RemoteError(MultihostError, BrokenExecutor):
+class RemoteError(MultihostError, Broken):
     """Something that cannot be pickled or unpickled; the text holds the remote traceback."""
 
 
-class WorkerLostError(MultihostError, BrokenExecutor):
+class WorkerLostError(MultihostError, Broken):
     """The process that ran an item ended too often (or once, with ``at_most_once``).
 
     ``item``: index in its job. ``deaths``: how many processes it took along. ``host``, ``pid``,

@@ -6,7 +6,7 @@ import signal as signals
 from typing import Any
 
 from multihost.reduction import load_results, load_values
-from multihost_common.errors import WorkerLostError
+from multihost_common import errors
 from multihost_common.messages import CANCELLED, MEMORY, TIMED_OUT, VALUES, Failed, Result
 
 
@@ -36,7 +36,7 @@ def load(message: Result, executor: bool = False) -> tuple[list[Any], bool]:
     loaded = [value if fine else Raised(value) for fine, value in outcomes]
     if len(loaded) != count:
         text = f"a worker answered {len(loaded)} results for {count} items; are its versions the same?"
-        loaded = [Raised(WorkerLostError(text))] * count
+        loaded = [Raised(errors.WorkerLostError(text))] * count
     return loaded, True
 
 
@@ -67,7 +67,7 @@ def failure(message: Failed, item: int, executor: bool = False, timeout: float =
         from multiprocessing import TimeoutError as PoolTimeoutError
 
         return PoolTimeoutError(_timeout_text(message, item, timeout))
-    return WorkerLostError(
+    return errors.WorkerLostError(
         _lost_text(message, item),
         item=item,
         deaths=message.deaths,

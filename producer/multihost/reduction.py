@@ -15,9 +15,8 @@ from itertools import chain, islice
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, TypeAlias
 
-from multihost_common import shipments
+from multihost_common import errors, shipments
 from multihost_common.blocks import Frame, unpack_lengths
-from multihost_common.errors import RemoteError
 from multihost_common.pickling import MAX_BUFFERS, Carried
 
 #: Buffers of this many bytes and more are frames of their own.
@@ -361,10 +360,12 @@ def _error(outcome: tuple[Any, ...], executor: bool) -> BaseException:
         error.__cause__ = _traceback_class(executor)(f'\n"""\n{outcome[2]}"""')
         return error
     if kind == 2:
-        return RemoteError(f"an exception that cannot be pickled: {outcome[1]}\n\n{outcome[2].rstrip()}")
+        return errors.RemoteError(
+            f"an exception that cannot be pickled: {outcome[1]}\n\n{outcome[2].rstrip()}"
+        )
     if kind == 3:
         return _encoding_error(outcome[1], outcome[2], executor)
-    return RemoteError(
+    return errors.RemoteError(
         f"the function or its argument cannot be unpickled on the worker\n\n{outcome[1].rstrip()}"
     )
 
@@ -382,7 +383,7 @@ def _traceback_class(executor: bool) -> Callable[[str], BaseException]:
 
 def _encoding_error(reason: Any, shown: str, executor: bool) -> BaseException:
     if executor:
-        return reason if isinstance(reason, BaseException) else RemoteError(str(reason))
+        return reason if isinstance(reason, BaseException) else errors.RemoteError(str(reason))
     from multiprocessing import pool
 
     error: Any = pool.MaybeEncodingError(reason, shown)  # type: ignore[attr-defined]
@@ -394,12 +395,12 @@ def _encoding_error(reason: Any, shown: str, executor: bool) -> BaseException:
     return made
 
 
-def _not_loaded(error: BaseException, piece: Frame) -> RemoteError:
+def _not_loaded(error: BaseException, piece: Frame) -> errors.RemoteError:
     line = f"{type(error).__name__}: {error}"
     text = _traceback_in(piece)
     if text:
-        return RemoteError(f"the exception cannot be unpickled here ({line})\n\n{text.rstrip()}")
-    lost = RemoteError(f"the result cannot be unpickled here ({line})")
+        return errors.RemoteError(f"the exception cannot be unpickled here ({line})\n\n{text.rstrip()}")
+    lost = errors.RemoteError(f"the result cannot be unpickled here ({line})")
     lost.__cause__ = error
     return lost
 

@@ -8,7 +8,8 @@ from concurrent.futures import CancelledError
 from multihost.detached.exchange import Exchange
 from multihost.failures import Raised, answers
 from multihost.sources import Ranges, Sink, fresh_parts
-from multihost_common.errors import JobError, RemoteError
+from multihost_common import errors
+from multihost_common.errors import JobError
 from multihost_common.messages import (
     BROKEN,
     DONE,
@@ -108,5 +109,5 @@ def _unanswered(fetched: Fetched) -> Raised:
     if fetched.state == STOPPED:
         return Raised(CancelledError(), cancelled=True)
     if fetched.state == BROKEN:
-        return Raised(RemoteError(f"the pool's initializer failed:\n{fetched.text}"))
+        return Raised(errors.RemoteError(f"the pool's initializer failed:\n{fetched.text}"))
     return Raised(JobError(f"the job is {fetched.state}, and this item has no answer"))

@@ -16,10 +16,10 @@ from multihost.engines.launching import Launching, take_signal
 from multihost.engines.loop import Loop
 from multihost.engines.sharing import Sharing
 from multihost.kept import Kept
+from multihost_common import errors, shipments
 from multihost_common import messages as m
-from multihost_common import shipments
 from multihost_common.blobs import digest_of
-from multihost_common.errors import MultihostError, NoWorkersError, RemoteError
+from multihost_common.errors import MultihostError, NoWorkersError
 from multihost_common.tables import unpack_rows
 
 log = logging.getLogger("multihost")
@@ -327,7 +327,7 @@ class Driver(Loop):
                 self._closed_pools[number].done = True
 
     def _pool_has_broken(self, broken: m.PoolBroken) -> None:
-        error = RemoteError(f"the pool's initializer failed:\n{broken.text}")
+        error = errors.RemoteError(f"the pool's initializer failed:\n{broken.text}")
         self._abort([job for job in self._jobs.values() if job.pool == broken.pool], error)
         self.broken_pools[broken.pool] = error
 

@@ -15,7 +15,6 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from multihost.engines.choosing import get_sharing
 from multihost.queues.getting import Getting, forked
 from multihost.queues.putting import LOOK, Putting
 from multihost_common import messages as m
@@ -33,9 +32,10 @@ class Line(Getting, Putting):
 
     def __init__(self, name: bytes, bounded: bool) -> None:
         super().__init__(name, bounded)
-        #: Another process may have it, too; this process made it.
+        #: Another process may have it, too.
         self.shared = False
-        self.made = False
+        #: By which this process made it.
+        self.made: Sharing | None = None
 
     def _begun(self, sharing: Sharing) -> None:
         _flush_at_exit(sharing)
@@ -82,8 +82,9 @@ class Line(Getting, Putting):
     def _close(self) -> None:
         sharing, listen = self._sharing, self._listen
         if sharing is None:
-            if self.made and not self.shared:
-                get_sharing().tell_later(self.name, m.CLOSE)
+            # By none but that one: at the end of the interpreter no engine can be made.
+            if self.made is not None and not self.shared:
+                self.made.tell_later(self.name, m.CLOSE)
             return
         with self._lock:
             taken = self._end - len(self.items)
@@ -95,7 +96,7 @@ class Line(Getting, Putting):
             sharing.tell_later(b"", m.WITHDRAW, listen.number)
         if taken:
             sharing.tell_later(self.name, Queues.TAKEN, taken)
-        if not (self.made and self.shared):
+        if self.made is None or not self.shared:
             sharing.tell_later(self.name, m.CLOSE)
         elif count:
             # To close it would be the end of it for the others, too.
@@ -120,8 +121,9 @@ class Line(Getting, Putting):
 # -- the lines of this process -----------------------------------------------------------------------------
 
 
-def open_line(name: bytes, bounded: bool, made: bool = False) -> Line:
-    """The line of the queue of this name; its caller calls :func:`close_line` once."""
+def open_line(name: bytes, bounded: bool, made: Sharing | None = None) -> Line:
+    """The line of the queue of this name; its caller calls :func:`close_line` once. ``made``: by which this process has
+    just made the queue."""
     with _registry:
         line = _lines.get(name)
         if line is None:
@@ -164,7 +166,7 @@ def _forked() -> None:
     forked()
     for line in list(_lines.values()):
         line.shared = True
-        line.made = False
+        line.made = None
         line.reset()
 
 

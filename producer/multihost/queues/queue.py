@@ -11,7 +11,7 @@ import pickle
 import types
 from collections.abc import Iterator
 from queue import Empty, Full
-from typing import Any, Literal, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast
 from weakref import WeakMethod
 
 from multihost.engines.choosing import get_sharing
@@ -19,6 +19,9 @@ from multihost.queues.items import Piece, ShutDown, check_size, pack_one
 from multihost.queues.line import Line, close_line, open_line
 from multihost_common.blocks import Frame
 from multihost_common.shared import QUEUE, Queues
+
+if TYPE_CHECKING:
+    from multihost.engines.sharing import Sharing
 
 #: How an item of a named queue is accepted.
 Ack: TypeAlias = Literal["auto", "manual"]
@@ -41,10 +44,11 @@ class _Named:
 
     def _make(self, maxsize: int) -> None:
         self._maxsize = maxsize
-        self._name = get_sharing().make(QUEUE, maxsize)
-        self._open(made=True)
+        sharing = get_sharing()
+        self._name = sharing.make(QUEUE, maxsize)
+        self._open(sharing)
 
-    def _open(self, made: bool = False) -> None:
+    def _open(self, made: Sharing | None = None) -> None:
         self._closed = False
         self._line = open_line(self._name, self._maxsize > 0, made)
 

@@ -1,0 +1,92 @@
+"""What scripts for multiprocessing take for granted, and what did not hold once: run by ``multihost run``, output and errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scripts import RUN, run, write
+
+#: Scripts, what they print, and their exit status.
+SCRIPTS = {
+    "a queue that nobody used ends with the interpreter": (
+        """
+        import multiprocessing as mp
+        unused, joinable = mp.Queue(1), mp.JoinableQueue()
+        if __name__ == "__main__":
+            with mp.Pool(1) as pool:
+                print(pool.apply(abs, (-1,)))
+        """,
+        "1\n",
+    ),
+    "a process that ends breaks the pool of processes": (
+        """
+        import os
+        from concurrent.futures import ProcessPoolExecutor
+        from concurrent.futures.process import BrokenProcessPool
+        if __name__ == "__main__":
+            with ProcessPoolExecutor(1) as executor:
+                try:
+                    executor.submit(os._exit, 1).result()
+                except BrokenProcessPool:
+                    print("broken")
+        """,
+        "broken\n",
+    ),
+    "instances of classes with slots": (
+        """
+        import multiprocessing as mp
+        from dataclasses import dataclass
+        class Point:
+            __slots__ = ("x", "__y")
+            def __init__(self, x): self.x, self.__y = x, -x
+            def y(self): return self.__y
+        class Named(Point):
+            __slots__ = "name"
+        @dataclass(slots=True)
+        class Row: items: list
+        def same(each): return each, hasattr(each, "__dict__")
+        if __name__ == "__main__":
+            named = Named(2)
+            named.name = "two"
+            with mp.Pool(1) as pool:
+                point, named, row = pool.map(same, [Point(1), named, Row([3])])
+            print(point[0].y(), point[1], named[0].name, named[0].y(), named[1], *row)
+        """,
+        "-1 False two -2 False Row(items=[3]) False\n",
+    ),
+    "functions that are looked up by their names": (
+        """
+        import multiprocessing as mp, sys, threading
+        lock, data = threading.Lock(), [1]
+        def double(x): return 2 * x
+        def even(n): return n == 0 or odd(n - 1)
+        def odd(n): return n != 0 and eval("even")(n - 1)
+        def named(name): return globals()[name]
+        def call(name, x): return globals()[name](x)
+        def attribute(name): return getattr(sys.modules[__name__], name)
+        def work(tasks, results):
+            for name, x in iter(tasks.get, None):
+                results.put(globals()[name](x))
+        if __name__ == "__main__":
+            tasks, results = mp.Queue(), mp.Queue()
+            process = mp.Process(target=work, args=(tasks, results))
+            process.start()
+            for task in (("double", 4), ("odd", 3), None):
+                tasks.put(task)
+            print(results.get(), results.get())
+            process.join()
+            with mp.Pool(1) as pool:
+                print(pool.starmap(call, [("double", 2), ("even", 3)]), pool.map(attribute, ["data"]))
+        """,
+        "8 True\n[4, False] [[1]]\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_behaves_as_under_python(name: str, tmp_path: Path) -> None:
+    text, out = SCRIPTS[name]
+    write(tmp_path, {"script.py": text})
+    done = run(*RUN, tmp_path / "script.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, out, "")
