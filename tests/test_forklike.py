@@ -193,32 +193,32 @@ def test_hooks_are_called_as_often_as_by_multiprocessing(
 
 def test_what_cannot_be_sent_as_it_stands_goes_by_its_hooks(env: dict[str, str], tmp_path: Path) -> None:
     text = """
-import multiprocessing as mp, socket, threading
+import multiprocessing as mp, socket
 
-class Locked:
+class Counting:
     def __init__(self):
         self.name = "x"
         self.own = self.begin()
     def begin(self):
-        return threading.Lock()
+        return (each for each in ())
     def __getstate__(self):
         return {"name": self.name}
     def show(self):
         print(sorted(self.__dict__), sorted(there.__dict__))
 
-class Reading(Locked):
+class Reading(Counting):
     def begin(self):
         return open(__file__)
 
-class Calling(Locked):
+class Calling(Counting):
     def begin(self):
         return socket.socket()
 
-there = Locked()
+there = Counting()
 
 if __name__ == "__main__":
     mp.set_start_method("fork")
-    for made in Locked(), Reading(), Calling():
+    for made in Counting(), Reading(), Calling():
         process = mp.Process(target=made.show)
         process.start()
         process.join()

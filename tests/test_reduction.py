@@ -236,15 +236,13 @@ def main():
 
 def test_a_global_that_cannot_travel_stays_behind(tmp_path: Path) -> None:
     text = """
-import threading
-
-lock = threading.Lock()
+source = (each for each in [1])
 
 def unused(x):
-    return x if x else lock.acquire()
+    return x if x else next(source)
 
 def used(x):
-    with lock:
+    for each in source:
         return x
 
 def main():
@@ -258,7 +256,7 @@ def main():
     first, second = answers(tmp_path, text).splitlines()
     assert first == "[1]"
     assert second.startswith(
-        "the global 'lock' of the script is not in this process, since it cannot be pickled"
+        "the global 'source' of the script is not in this process, since it cannot be pickled"
     )
     assert second.endswith("make it in the pool's initializer")
 

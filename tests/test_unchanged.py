@@ -55,6 +55,56 @@ SCRIPTS = {
         """,
         "-1 False two -2 False Row(items=[3]) False\n",
     ),
+    "functions with decorators": (
+        """
+        import multiprocessing as mp
+        from functools import cached_property, lru_cache, singledispatch, wraps
+        def thousand(function):
+            @wraps(function)
+            def more(x): return function(x) + 1000
+            return more
+        @thousand
+        def decorated(x): return x
+        @lru_cache(maxsize=None)
+        def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+        @singledispatch
+        def kind(x): return "object"
+        @kind.register
+        def _(x: int): return "int"
+        class Lazy:
+            @cached_property
+            def value(self): return 5
+        def use(x): return decorated(x), fib(90), kind(x), kind("x"), Lazy().value
+        if __name__ == "__main__":
+            with mp.Pool(1) as pool:
+                print(pool.map(use, [1]), pool.map(fib, [80]), pool.map(decorated, [2]), pool.apply(tuple, ([fib],))[0] is fib)
+        """,
+        "[(1001, 2880067194370816120, 'int', 'object', 5)] [23416728348467685] [1002] True\n",
+    ),
+    "locks of threads": (
+        """
+        import multiprocessing as mp, sys, threading
+        lock, condition, local, out = threading.RLock(), threading.Condition(), threading.local(), sys.stdout
+        local.value = 4
+        class Single:
+            _lock = threading.Lock()
+        class Worker(mp.Process):
+            def __init__(self, queue):
+                super().__init__()
+                self.queue, self.lock, self.stop = queue, threading.Lock(), threading.Event()
+            def run(self):
+                with self.lock, lock, condition, Single._lock:
+                    self.queue.put((self.stop.is_set(), local.value))
+                print("done", file=out)
+        if __name__ == "__main__":
+            queue = mp.Queue()
+            worker = Worker(queue)
+            worker.start()
+            worker.join()
+            print(queue.get())
+        """,
+        "done\n(False, 4)\n",
+    ),
     "functions that are looked up by their names": (
         """
         import multiprocessing as mp, sys, threading

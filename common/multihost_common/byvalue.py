@@ -27,12 +27,13 @@ import sys
 import threading
 import weakref
 from collections import ChainMap
+from contextlib import suppress
 from types import FunctionType, MemberDescriptorType, ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from multihost_common import rawstate, shipments
+from multihost_common import decorated, rawstate, shipments
 from multihost_common.blake2 import blake2b
 
 if TYPE_CHECKING:
@@ -58,8 +59,11 @@ OTHERS = "__multihost_others__"
 #: Which ``__main__`` is meant by what came from elsewhere; b"" until it is asked for.
 _origin = b""
 
-#: Definitions as they travel, by id of the object: (weak reference to it, digest, qualified name, pickle).
-_made: dict[int, tuple[weakref.ref[Any], bytes, str, bytes]] = {}
+#: What a definition consists of: digest, qualified name, pickle, and whether ``__main__`` has it by that name.
+Definition: TypeAlias = tuple[bytes, str, bytes, bool]
+
+#: Definitions as they travel, by id of the object, with a weak reference to it.
+_made: dict[int, tuple[weakref.ref[Any], Definition]] = {}
 
 #: What was built here, or has been sent from here, by digest. What came from elsewhere is kept alive,
 #: the last ones of it: who makes functions without end must not fill the memory of the other end.
@@ -182,9 +186,9 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
 def _reducers() -> Any:
     """How objects are pickled that do not say so themselves: also those that multiprocessing knows of (sockets,
     connections), once it is in use."""
-    known = _CloudPickler.dispatch_table
     theirs = sys.modules.get("multiprocessing.reduction")
-    return known if theirs is None else ChainMap(theirs.ForkingPickler._extra_reducers, known)
+    more = () if theirs is None else (theirs.ForkingPickler._extra_reducers,)
+    return ChainMap(*more, decorated.REDUCERS, _CloudPickler.dispatch_table)
 
 
 class _Defining(threading.local):
@@ -199,58 +203,67 @@ class _Defining(threading.local):
 _defining = _Defining()
 
 
-def _known(obj: Any) -> tuple[bytes, str, bytes] | None:
+def _known(obj: Any) -> Definition | None:
     with _lock:
         made = _made.get(id(obj))
-    return made[1:] if made is not None and made[0]() is obj else None
+    return made[1] if made is not None and made[0]() is obj else None
 
 
-def _define(obj: Any) -> tuple[bytes, str, bytes]:
+def _define(obj: Any) -> Definition:
     _defining.ids.add(id(obj))
     try:
         content = _dumps_definition(obj)
     finally:
         _defining.ids.discard(id(obj))
     digest = blake2b(content, digest_size=DIGEST_BYTES).digest()
+    name = obj.__qualname__
+    made = (digest, name, content, getattr(sys.modules.get("__main__"), name, None) is obj)
     with _lock:
-        _keep(obj, digest, obj.__qualname__, content)
+        _keep(obj, made)
         _sent[digest] = obj
-    return digest, obj.__qualname__, content
+    return made
 
 
-def _keep(obj: Any, digest: bytes, name: str, content: bytes) -> None:
+def _keep(obj: Any, made: Definition) -> None:
     key = id(obj)
-    _made[key] = (weakref.ref(obj, lambda _: _made.pop(key, None)), digest, name, content)
+    _made[key] = (weakref.ref(obj, lambda _: _made.pop(key, None)), made)
 
 
 def _dumps_definition(obj: Any) -> bytes:
-    absent: dict[str, str] = {}
-    raw = forked
-    while True:
-        try:
-            with io.BytesIO() as file:
-                _Pickler(file, _bounded(None) if raw else None, obj, absent, raw).dump(obj)
-                return file.getvalue()
-        except Exception:
-            if raw:
-                raw = False
-                continue
-            if absent or type(obj) is not FunctionType:
-                raise
-            absent = _failing_globals(obj)
+    failure: Exception | None = None
+    for raw in (True, False) if forked else (False,):
+        absent: dict[str, str] = {}
+        for _ in range(2):
+            try:
+                with io.BytesIO() as file:
+                    _Pickler(file, _bounded(None) if raw else None, obj, absent, raw).dump(obj)
+                    return file.getvalue()
+            except Exception as error:  # noqa: BLE001
+                failure = error
+            absent = _failing_globals(obj, raw) if type(obj) is FunctionType and not absent else {}
             if not absent:
-                raise
+                break
+    assert failure is not None
+    raise failure
 
 
-def _failing_globals(function: FunctionType) -> dict[str, str]:
-    """Globals of a function that do not pickle, and why."""
+def _failing_globals(function: FunctionType, raw: bool) -> dict[str, str]:
+    """Globals of a function that do not pickle, and why. ``raw``: not in that way either."""
     found = {}
     for name, value in _inside._function_getstate(function)[1]["__globals__"].items():
         try:
-            dumps(value)
+            _dumps_somehow(value, raw)
         except Exception as error:  # noqa: BLE001
             found[name] = f"{type(error).__name__}: {error}"
     return found
+
+
+def _dumps_somehow(value: object, raw: bool) -> bytes:
+    """As :func:`dumps`; where it cannot be done raw it is done otherwise."""
+    if raw:
+        with suppress(Exception):
+            return dumps(value, raw=True)
+    return dumps(value)
 
 
 def _reaches_all(function: FunctionType) -> bool:
@@ -274,7 +287,7 @@ def _others(main: dict[str, Any], named: dict[str, Any]) -> dict[str, bytes]:
                 continue
             marked = shipments.mark()
             try:
-                found[name] = dumps(value)
+                found[name] = _dumps_somehow(value, forked)
                 if shipments.mark() != marked:
                     raise TypeError("an end of a pipe has to be named, or to be an argument")
             except Exception as error:  # noqa: BLE001
@@ -333,7 +346,7 @@ def _with_slots(cls: Any, made: Any) -> Any:
 # -- at the other end --------------------------------------------------------------------------------
 
 
-def build(digest: bytes, name: str, content: bytes) -> Any:
+def build(digest: bytes, name: str, content: bytes, public: bool = True) -> Any:
     """The function or class with this digest: built now, or the one that is there."""
     found = _built.get(digest)
     if found is None:
@@ -347,8 +360,10 @@ def build(digest: bytes, name: str, content: bytes) -> Any:
             while len(_built) > MOST_BUILT:
                 del _built[next(iter(_built))]
             # On its way back it is known by the same digest to who sent it.
-            _keep(found, digest, name, content)
-        _publish(found, name)
+            _keep(found, (digest, name, content, public))
+        # What a decorator has replaced has its name only from within.
+        if public:
+            _publish(found, name)
     return found
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copyreg
 import sys
+import threading
 from functools import partial
 from io import TextIOWrapper
 from types import FunctionType, MethodType
@@ -25,6 +26,13 @@ HOOKS = ("__getstate__", "__setstate__")
 #: Who defines one of these knows of more than the state.
 OTHERS = ("__reduce__", "__reduce_ex__", "__getnewargs__", "__getnewargs_ex__")
 
+#: What is made anew: of locks of threads a fork has copies of its own, and so it is here.
+LOCKS: dict[type, Any] = {
+    type(threading.Lock()): threading.Lock,
+    type(threading.RLock()): threading.RLock,
+    threading.local: threading.local,
+}
+
 #: Where bases may come from: they have nothing that is not in the instance's attributes.
 BASES = frozenset(
     {"__main__", "abc", "collections.abc", "multihost.context", "multihost.process", "multiprocessing.process", "typing"}
@@ -34,6 +42,9 @@ BASES = frozenset(
 def reduced(obj: Any) -> tuple[Any, ...] | None:
     """What ``obj.__reduce_ex__`` would answer if the script's class had no hooks; None: it has none, or is not for this."""
     kind = type(obj)
+    if kind in LOCKS:
+        # Free, as it would be in a fork unless somebody held it just then.
+        return LOCKS[kind], (), vars(obj) if kind is threading.local else None
     if kind.__module__ != "__main__" or not _is_hooked(kind, HOOKS):
         return None
     above = kind.__mro__[:-1]
@@ -52,6 +63,8 @@ def reduced(obj: Any) -> tuple[Any, ...] | None:
 
 def is_bound(obj: object) -> bool:
     """Whether this can be pickled, and yet is nothing for another host: an open file, whose text would be copied, a socket."""
+    if obj is sys.stdout or obj is sys.stderr:
+        return False
     names = "socket.socket", "multiprocessing.connection._ConnectionBase"
     kinds = (
         getattr(sys.modules.get(module), kind, None)
