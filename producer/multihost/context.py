@@ -16,6 +16,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from multihost import applying
 from multihost.engines.choosing import get_engine, resolve_address
 from multihost.process import Process
 
@@ -174,6 +175,9 @@ contexts = {
 
 #: Of ``multihost`` itself.
 default = DefaultContext()
+
+# First: what is installed in multiprocessing's place is asked before it.
+applying.contexts.insert(0, lambda: default._chosen)
 
 get_context = default.get_context
 get_start_method = default.get_start_method

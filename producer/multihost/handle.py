@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from multihost import callables, parents, registering
+from multihost import callables, parents
+from multihost.applying import forks, preparation, process_name
 from multihost.engines.base import Engine, PoolSpec
 from multihost.engines.choosing import get_engine, resolve_address
 from multihost.functions import call as call_function
@@ -296,30 +297,6 @@ class PoolHandle:
         return self.engine.wait(self.engine.pool_closed(self.number), timeout)
 
 
-def process_name(context: Any) -> str:
-    """What the processes of a pool of this context (None: the one that applies) are named after."""
-    patching = sys.modules.get("multihost.patching")
-    if context is None and patching is not None:
-        context = patching.context_in_use()
-    name: str = getattr(getattr(context, "Process", None), "__name__", "Process")
-    return name
-
-
-#: Whether Python forks where nobody has chosen a start method.
-USUALLY_FORKS = sys.platform != "darwin" and sys.version_info < (3, 14)
-
-
-def forks(context: Any) -> bool:
-    """Whether processes of this context (None: the one that applies) would be forked by multiprocessing."""
-    patching, ours = sys.modules.get("multihost.patching"), sys.modules.get("multihost.context")
-    if context is None and patching is not None:
-        context = patching.context_in_use()
-    if context is None and ours is not None:
-        context = ours.default._chosen
-    method = getattr(context, "_name", None)
-    return method == "fork" or (method not in ("spawn", "forkserver") and USUALLY_FORKS)
-
-
 def setup_of(
     engine: Engine,
     local: bool,
@@ -339,7 +316,7 @@ def setup_of(
         "name": name,
         "loggers": describe(local),
         "authkey": bytes(key),
-        "prepare": _preparation(engine),
+        "prepare": pickle.dumps(made, 5) if (made := preparation(engine)) is not None else b"",
         "parent": None if local else _parent(),
         "tracker": _tracker() if local else None,
         # In band: it is small, and must be one blob.
@@ -354,12 +331,6 @@ def _tracker() -> tuple[int, int] | None:
     module = sys.modules.get("multiprocessing.resource_tracker")
     fd = None if module is None else module._resource_tracker._fd
     return None if fd is None else (os.getpid(), fd)
-
-
-def _preparation(engine: Engine) -> bytes:
-    patching = sys.modules.get("multihost.patching")
-    made = registering.preparation() if patching is None else patching.preparation(engine)
-    return b"" if made is None else pickle.dumps(made, 5)
 
 
 def _parent() -> tuple[str, bytes]:

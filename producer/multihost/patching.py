@@ -4,7 +4,7 @@ In the place of ``multiprocessing`` and its modules there are *faces*, which loo
 libraries it uses, are given what is ours. The standard library itself, and ourselves, who build on it, get what it has:
 a ThreadPool goes on to work with its own parts. Nothing is imported before somebody asks for it.
 
-Child processes of such a script are changed in the same way, see :func:`preparation`.
+Child processes of such a script are changed in the same way, see :mod:`multihost.applying`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib
 import sys
 from types import ModuleType
 
+from multihost.applying import contexts, preparations
 from multihost.registering import MAKERS
 from multihost_common.hooks import after_import
 from multihost_common.whereabouts import here
@@ -21,6 +22,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from multihost.applying import Preparation
+    from multihost.engines.base import Engine
 
 #: Who is given the standard library's own. Those who take multiprocessing apart to build something else, joblib or
 #: torch, need what they know: their processes stay on this host.
@@ -221,13 +225,11 @@ def _put(module: ModuleType, find: Callable[[str], Any]) -> None:
             face.__dict__[name] = value
 
 
-def context_in_use() -> Any:
-    """The context that applies where a script names none; None: nothing is installed."""
+def _current_context() -> Any:
     return _default().get_context() if _Settings.installed and "multiprocessing" in sys.modules else None
 
 
-def preparation(engine: Any) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
-    """What a child process of this engine has to call, with which arguments, to be as this process; None: nothing."""
+def _preparation(engine: Engine) -> Preparation | None:
     if not _Settings.installed:
         return None
     method = _Settings.method if _context is None else _context.get_start_method(allow_none=True)
@@ -242,4 +244,7 @@ def _own_loopback(engine: Any) -> tuple[bytes, str]:
     return service(engine), here()
 
 
-__all__ = ["INSIDERS", "Face", "context_in_use", "install", "preparation"]
+contexts.append(_current_context)
+preparations.append(_preparation)
+
+__all__ = ["INSIDERS", "Face", "install"]

@@ -11,10 +11,11 @@ from multiprocessing import process, util
 from multiprocessing.context import set_spawning_popen
 from typing import TYPE_CHECKING, Any
 
+from multihost.applying import forks
+from multihost.beginning import Beginning
 from multihost.engines.choosing import get_engine
 from multihost.engines.launching import Launch, LaunchSpec
-from multihost.handle import forks, setup_of
-from multihost.process import Beginning
+from multihost.handle import setup_of
 from multihost.reduction import dump_shared, renew
 from multihost_common import shipments
 
@@ -47,7 +48,7 @@ class Popen:
     def _spec(self, process_obj: BaseProcess, local: bool) -> LaunchSpec:
         # It sees __main__ as it is now.
         method = getattr(process_obj, "_multihost_method", None)
-        forked = forks(None) if method is None else method == "fork"
+        forked = forks() if method is None else method == "fork"
         renew(forked)
         about = process_obj._target or type(process_obj)  # type: ignore[attr-defined]
         spawning: Any = self

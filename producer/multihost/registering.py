@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 
+from multihost.applying import preparations
 from multihost_common.hooks import after_import
 
 TYPE_CHECKING = False
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
     from typing import Any
+
+    from multihost.applying import Preparation
+    from multihost.engines.base import Engine
 
 METHOD = "multihost"
 
@@ -92,11 +96,12 @@ def _choose(module: ModuleType) -> None:
     context._default_context._actual_context = _Later()
 
 
-def preparation() -> tuple[Callable[..., object], tuple[Any, ...]] | None:
-    """What a child process has to call, with which arguments, to be as this process; None: nothing."""
+def _preparation(_: Engine) -> Preparation | None:
     context: Any = sys.modules.get("multiprocessing.context")
     chosen = None if context is None else context._default_context._actual_context
     return (choose, ()) if getattr(chosen, "_name", None) == METHOD else None
 
 
-__all__ = ["choose", "preparation", "register"]
+preparations.append(_preparation)
+
+__all__ = ["choose", "register"]
