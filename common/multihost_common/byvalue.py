@@ -167,7 +167,7 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
         if made is NotImplemented or function.__globals__ is not self._main:
             return made
         if _reaches_all(function):
-            made[2][1][OTHERS] = _others(self._main, made[2][1]["__globals__"])
+            made[2][1][OTHERS] = _others(function.__globals__, made[2][1]["__globals__"])
         if self._absent and function is self._defines:
             made[2][1]["__globals__"].update({name: Absent(name, why) for name, why in self._absent.items()})
         return (*made[:5], set_function_state)
