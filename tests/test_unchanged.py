@@ -81,6 +81,34 @@ SCRIPTS = {
         """,
         "[(1001, 2880067194370816120, 'int', 'object', 5)] [23416728348467685] [1002] True\n",
     ),
+    "classes that are noted when they are defined": (
+        """
+        import multiprocessing as mp
+        class Plugin:
+            known = {}
+            def __init_subclass__(cls, /, name):
+                assert name not in Plugin.known
+                Plugin.known[name] = cls
+        class First(Plugin, name="first"):
+            def go(self): return 1
+        class Noting(type):
+            made = []
+            def __new__(kind, name, bases, space, *, extra):
+                made = super().__new__(kind, name, bases, {**space, "both": space["must"] + extra})
+                kind.made.append(name)
+                return made
+            def __init__(cls, name, bases, space, *, extra): super().__init__(name, bases, space)
+        class Noted(metaclass=Noting, extra=1):
+            must = 2
+        def use(name):
+            class Late(First, name="late"): pass
+            return Plugin.known[name]().go(), sorted(Plugin.known), Noting.made, Noted.both
+        if __name__ == "__main__":
+            with mp.Pool(1) as pool:
+                print(pool.map(use, ["first"]), type(pool.apply(next, (iter([First()]),))) is First, sorted(Plugin.known))
+        """,
+        "[(1, ['first', 'late'], ['Noted'], 3)] True ['first']\n",
+    ),
     "locks of threads": (
         """
         import multiprocessing as mp, sys, threading

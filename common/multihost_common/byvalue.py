@@ -20,7 +20,6 @@ whoever uses it there is told so.
 from __future__ import annotations
 
 import io
-import operator
 import os
 import pickle
 import sys
@@ -28,12 +27,12 @@ import threading
 import weakref
 from collections import ChainMap
 from contextlib import suppress
-from types import FunctionType, MemberDescriptorType, ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from multihost_common import decorated, rawstate, shipments
+from multihost_common import classes, decorated, rawstate, shipments
 from multihost_common.blake2 import blake2b
 
 if TYPE_CHECKING:
@@ -143,14 +142,11 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
             if self._raw and (made := self._reduced(obj)):
                 return made
             return super().reducer_override(obj)
-        if "_ctypes" in (kind.__module__, obj.__module__) and (made := _ctypes_made(obj)):
+        if "_ctypes" in (kind.__module__, obj.__module__) and (made := classes.ctypes_made(obj)):
             return made
         if obj is not self._defines and _is_dynamic(obj):
             return self._definition(obj)
-        made = super().reducer_override(obj)
-        if type(made) is not tuple:
-            return made
-        return _without_fields(made) if kind.__module__ == "_ctypes" else _with_slots(obj, made)
+        return classes.adapted(obj, super().reducer_override(obj))
 
     def _reduced(self, obj: Any) -> tuple[Any, ...] | None:
         if type(obj) in self.dispatch_table:
@@ -179,7 +175,7 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
         if id(obj) in _defining.ids:
             # Two that refer to each other: the outer one is on its way already.
             made = super().reducer_override(obj)
-            return self._function(obj, made) if type(obj) is FunctionType else made
+            return self._function(obj, made) if type(obj) is FunctionType else classes.adapted(obj, made)
         return build, _define(obj)
 
 
@@ -301,46 +297,6 @@ def _others(main: dict[str, Any], named: dict[str, Any]) -> dict[str, bytes]:
 def _is_dynamic(cls: type) -> bool:
     """Whether the other end cannot import this class (and it was made by Python code)."""
     return bool(cls.__flags__ & HEAP_TYPE) and not _inside._should_pickle_by_reference(cls)
-
-
-def _ctypes_made(cls: Any) -> Any:
-    """How those classes travel that have no name to be found by: arrays of so many elements, and what makes structures."""
-    if issubclass(cls, type):
-        found = [each for each in vars(sys.modules["_ctypes"]).values() if type(each) is cls]
-        return (type, (found[0],)) if found else None
-    if hasattr(cls, "_length_") and cls is cls._type_ * cls._length_:
-        return operator.mul, (cls._type_, cls._length_)
-    return None
-
-
-def _without_fields(made: Any) -> Any:
-    """A ctypes class without its descriptors of fields, which ctypes makes from ``_fields_`` once the rest is there."""
-    attributes, slots = made[2]
-    kept = {name: each for name, each in attributes.items() if type(each).__name__ != "CField"}
-    fields = {"_fields_": kept.pop("_fields_")} if "_fields_" in kept else {}
-    return (*made[:2], ({**kept, **fields}, slots), *made[3:])
-
-
-def _with_slots(cls: Any, made: Any) -> Any:
-    """A class with ``__slots__`` has them from the beginning: cloudpickle sets them when it is too late, and its
-    instances would have a ``__dict__``, which those of the class here have not."""
-    slots = vars(cls).get("__slots__")
-    # Named tuples have no room for any, and what makes them refuses to be told so.
-    if (
-        made[0] is not _inside._make_skeleton_class
-        or not isinstance(slots, (str, tuple, list, dict))
-        or issubclass(cls, tuple)
-    ):
-        return made
-    attributes, rest = made[2]
-    kept = {
-        name: each
-        for name, each in attributes.items()
-        if name != "__slots__" and not isinstance(each, MemberDescriptorType)
-    }
-    new = list(made[1])
-    new[3] = {**new[3], "__slots__": slots}
-    return (made[0], tuple(new), (kept, rest), *made[3:])
 
 
 # -- at the other end --------------------------------------------------------------------------------
