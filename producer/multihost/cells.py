@@ -28,9 +28,13 @@ class Cell:
 
     def __init__(self, shared: Shared, size: int) -> None:
         self.shared = shared
+        self.prepare(bytearray(size), size)
+
+    def prepare(self, buffer: Any, size: int) -> None:
+        """Begin with these bytes."""
         self.size = size
-        self.buffer = bytearray(size)
-        self.mutex = threading.RLock()
+        self.buffer = buffer
+        self.mutex: Any = threading.RLock()
         self.hold: Callable[[], int] = int
         #: The hold that these ranges were read in, and how much was read alone.
         self._held = 0

@@ -16,6 +16,7 @@ from typing import Any
 
 from multihost.adding import before, note
 from multihost.cells import Cell
+from multihost.engines.choosing import all_here
 
 typecode_to_type: dict[str, Any] = {
     "c": ctypes.c_char,
@@ -100,8 +101,18 @@ def synchronized(obj: Any, lock: Any = None, ctx: object = None) -> Any:
 
 def _share(content: Any) -> Any:
     """A shared object of the same type and content."""
-    size = ctypes.sizeof(content)
-    return _view(type(content), Cell.make(ctypes.string_at(ctypes.addressof(content), size)), 0)
+    made = ctypes.string_at(ctypes.addressof(content), ctypes.sizeof(content))
+    return _view(type(content), _mapped(content, made) or Cell.make(made), 0)
+
+
+def _mapped(content: Any, made: bytes) -> Cell | None:
+    """Arrays are in mapped memory where that reaches everybody, so that others than ctypes see what they look at. Not
+    single values, to which something is added in one step."""
+    if not isinstance(content, ctypes.Array) or not all_here():
+        return None
+    from multihost import arenas
+
+    return arenas.make(made) if arenas.available() else None
 
 
 def _view(type_: Any, cell: Cell, offset: int) -> Any:
