@@ -152,11 +152,20 @@ def test_a_semaphore_that_counts_items_does_not_gain_one_when_a_consumer_dies() 
     assert desk.get(1, Semaphores.VALUE) == (m.GRANTED, 0)
 
 
-def test_a_process_that_ends_in_good_order_keeps_the_permits_it_has_taken_but_no_lock() -> None:
+def test_a_process_that_ends_in_good_order_keeps_the_permits_it_has_taken_but_no_recursive_lock() -> None:
     desk = Desk(SEMAPHORE, 2)
     desk.ask(2, Semaphores.ACQUIRE)
     desk.end(2)
     assert desk.get(1, Semaphores.VALUE) == (m.GRANTED, 1)
+    desk = Desk(SEMAPHORE, 1, 1, 2)
+    desk.ask(2, Semaphores.ACQUIRE)
+    desk.end(2)
+    waiting = desk.ask(1, Semaphores.ACQUIRE)
+    assert desk.amount(waiting) is None
+    assert desk.get(3, Semaphores.RELEASE)[0] == m.GRANTED
+    assert desk.amount(waiting) == 0
+    desk.die(1)
+    assert desk.get(3, Semaphores.ACQUIRE) == (m.GRANTED, 1)
     desk = lock()
     desk.ask(2, Semaphores.ACQUIRE)
     desk.end(2)

@@ -414,6 +414,16 @@ def test_a_lock_whose_holder_is_killed_is_free_and_the_next_one_is_told() -> Non
         process.join(LONG)
 
 
+def test_a_lock_that_its_holder_leaves_to_others_is_taken_until_they_release_it() -> None:
+    lock = mp.Lock()
+    process = started(lock.acquire)
+    process.join(LONG)
+    assert process.exitcode == 0
+    assert not lock.acquire(False)
+    lock.release()
+    assert lock.acquire(False)
+
+
 def meet(barrier: Any, ready: Any, never: bool) -> None:
     ready.release()
     if never:

@@ -44,6 +44,9 @@ def __getattr__(name: str) -> Any:
 #: As in multiprocessing: a lock that its thread may acquire again, and everything else.
 RECURSIVE_MUTEX, SEMAPHORE_KIND = 0, 1
 
+#: What the broker knows locks as.
+RECURSIVE, PLAIN = 1, 2
+
 #: As in multiprocessing, the largest value of a semaphore.
 SEM_VALUE_MAX = 2**31 - 1
 
@@ -166,9 +169,11 @@ class SemLock:
     def __init__(self, kind: int, value: int, maxvalue: int, *, ctx: object = None) -> None:
         if not 0 <= value <= SEM_VALUE_MAX:
             raise OSError(22, "Invalid argument")
-        owned = maxvalue == 1 and value == 1
+        owned = 0
+        if maxvalue == 1 and value == 1:
+            owned = RECURSIVE if kind == RECURSIVE_MUTEX else PLAIN
         maximum = 0 if maxvalue == SEM_VALUE_MAX else maxvalue
-        frames = [number.to_bytes(8, "little") for number in (maximum, int(owned))]
+        frames = [number.to_bytes(8, "little") for number in (maximum, owned)]
         self._semlock = _books(Shared.make(SEMAPHORE, value, frames), kind, maxvalue)
         self._make_methods()
 

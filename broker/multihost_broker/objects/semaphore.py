@@ -5,18 +5,23 @@ from __future__ import annotations
 from multihost_broker.objects.machine import Machine, Party, Request
 from multihost_common.shared import SEMAPHORE, Semaphores
 
+#: Nobody but its holder can release it.
+RECURSIVE = 1
+
 #: The most permits to begin with.
 MAX_VALUE = (1 << 31) - 1
 
 
 class Semaphore(Machine):
-    """Made with three numbers: ``value`` permits that are free, at most ``maximum`` (0: any number), and whether (1 or 0)
-    it is ``owned``, which is to say a lock.
+    """Made with three numbers: ``value`` permits that are free, at most ``maximum`` (0: any number), and whether it is
+    ``owned``, which is to say a lock (1: a recursive one, which nobody else can release; 2: another one; 0: it is none).
 
     Any process may release: where it holds none, it gives back for the one that has held longest. A lock whose holder
-    ends is free again, and who gets it next is told so. So is a permit of a semaphore whose holder is killed, unless
+    is killed is free again, and who gets it next is told so; a recursive one also when its holder ends in good order.
+    So is a permit of a semaphore whose holder is killed, unless
     somebody has released what it did not hold: then the semaphore counts something else than holders. In all other
-    cases a permit stays taken, as in multiprocessing.
+    cases a permit stays taken, as in multiprocessing: the last of several readers releases what the first one has
+    acquired, who may have ended.
     """
 
     kind = SEMAPHORE
@@ -87,12 +92,12 @@ class Semaphore(Machine):
 
     def died(self, party: Party) -> None:
         """What the process held is free, as far as it is known to be in use."""
-        if not self.signals:
+        if self.owned or not self.signals:
             self._inherit(party)
 
     def depart(self, party: Party) -> None:
-        """The lock that the process held is free."""
-        if self.owned:
+        """The lock that the process held is free, if nobody else can release it."""
+        if self.owned == RECURSIVE:
             self._inherit(party)
         self.holders.pop(party, None)
 
