@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import pickle
 import signal
@@ -67,6 +69,28 @@ def test_an_array_outlives_its_maker_for_those_who_have_it_and_others_are_told()
     del array, copies
     with pytest.raises(mp.BrokerLostError, match="the process that made it has ended"):
         pickle.loads(pickled)
+
+
+def test_an_array_that_is_given_away_is_there_when_others_open_it() -> None:
+    queue: Any = mp.Queue()
+    for size in (2, 100_000):
+        queue.put(mp.RawArray("i", [7] * size))
+    gc.collect()
+    assert [len(queue.get(timeout=LIMIT)) for _ in range(2)] == [2, 100_000]
+    with mp.Pool(1) as pool:
+        assert pool.map(sum, [mp.RawArray("i", [1, 2]), mp.RawArray("i", [1] * 100_000)]) == [3, 100_000]
+
+
+def test_without_a_descriptor_to_spare_an_array_is_as_a_value_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "memfd_create", fails)
+        array = mp.RawArray("i", [7] * 100_000)
+    assert not isinstance(array._cell, MappedCell)
+    with mp.Pool(1) as pool:
+        assert pool.apply(sum, (array,)) == 700_000
 
 
 def test_many_small_arrays_share_their_memory_and_give_it_back() -> None:

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from multihost.cells import Cell
+from multihost.engines.choosing import get_sharing
 from multihost_common.errors import BrokerLostError
 
 #: Bytes of the memory that small arrays share, and up to which size they do.
@@ -45,6 +46,9 @@ class MappedCell(Cell):
         self.mutex = nullcontext()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.arena.origin[0] == os.getpid():
+            # From now on others may have it, and nobody knows when they open it.
+            get_sharing().given.add(self.arena)
         return mapped, (self.arena.origin, self.arena.size, self.offset, self.size)
 
     def refresh(self, offset: int, size: int) -> None:
@@ -62,10 +66,21 @@ def available() -> bool:
     return hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
 
-def make(content: bytes) -> MappedCell:
-    """The bytes of a new object, which begin with this content. Raises OSError if there is no more memory."""
-    global _current
+def make(content: bytes) -> MappedCell | None:
+    """The bytes of a new object, which begin with this content; None: there is no more memory, or no descriptor."""
     size = len(content)
+    try:
+        arena, offset = _placed(size)
+    except OSError:
+        return None
+    cell = MappedCell(arena, offset, size)
+    if any(content):
+        cell.buffer[:] = content
+    return cell
+
+
+def _placed(size: int) -> tuple[Arena, int]:
+    global _current
     with _lock:
         arena = None if size > SMALL_BYTES or _current is None else _current()
         if size > SMALL_BYTES:
@@ -75,10 +90,7 @@ def make(content: bytes) -> MappedCell:
             _current = weakref.ref(arena)
         offset = arena.used
         arena.used += -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
-    cell = MappedCell(arena, offset, size)
-    if any(content):
-        cell.buffer[:] = content
-    return cell
+    return arena, offset
 
 
 def _new(size: int) -> Arena:

@@ -103,6 +103,11 @@ class Driver(Loop):
         self._do(send)
         return number
 
+    def close(self) -> None:
+        """End everything of this engine in this process."""
+        super().close()
+        self.sharing.given.clear()
+
     def _limit(self, limit: int) -> int:
         return limit
 

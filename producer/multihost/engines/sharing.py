@@ -80,6 +80,8 @@ class Sharing:
         #: Requests whose answers somebody waits for outside of the loop, in a selector: it has to go on meanwhile.
         self.attended = 0
         self._lock = threading.Lock()
+        #: What others may open as long as this engine goes on.
+        self.given: set[object] = set()
         #: Why an object is not known.
         self.unknown = UNKNOWN
         #: Called before anything is said, for what has to be known by then.
