@@ -154,7 +154,7 @@ SCRIPTS = {
                 tasks.put(task)
             print(results.get(), results.get())
             process.join()
-            with mp.Pool(1) as pool:
+            with mp.Pool(1, maxtasksperchild=1) as pool:
                 print(pool.starmap(call, [("double", 2), ("even", 3)]), pool.map(attribute, ["data"]))
         """,
         "8 True\n[4, False] [[1]]\n",

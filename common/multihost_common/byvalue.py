@@ -58,11 +58,15 @@ OTHERS = "__multihost_others__"
 #: Which ``__main__`` is meant by what came from elsewhere; b"" until it is asked for.
 _origin = b""
 
-#: What a definition consists of: digest, qualified name, pickle, and whether ``__main__`` has it by that name.
-Definition: TypeAlias = tuple[bytes, str, bytes, bool]
+#: What a definition consists of: digest, qualified name, pickle, and some of these.
+Definition: TypeAlias = tuple[bytes, str, bytes, int]
+
+#: ``__main__`` has it by that name. It is part of what a function brings along, and brings nothing along itself.
+PUBLIC, BROUGHT = 1, 2
 
 #: Definitions as they travel, by id of the object, with a weak reference to it.
 _made: dict[int, tuple[weakref.ref[Any], Definition]] = {}
+_brought: dict[int, tuple[weakref.ref[Any], Definition]] = {}
 
 #: What was built here, or has been sent from here, by digest. What came from elsewhere is kept alive,
 #: the last ones of it: who makes functions without end must not fill the memory of the other end.
@@ -109,6 +113,7 @@ def renew() -> None:
     """Make definitions anew from here on: ``__main__`` may have changed."""
     with _lock:
         _made.clear()
+        _brought.clear()
 
 
 class _Pickler(_CloudPickler):  # type: ignore[misc]
@@ -194,6 +199,8 @@ class _Defining(threading.local):
         self.ids: set[int] = set()
         #: They are what a function does not name.
         self.others = False
+        #: One of them would bring along others, if it were not one itself.
+        self.cut = False
 
 
 _defining = _Defining()
@@ -202,27 +209,36 @@ _defining = _Defining()
 def _known(obj: Any) -> Definition | None:
     with _lock:
         made = _made.get(id(obj))
-    return made[1] if made is not None and made[0]() is obj else None
+        if made is None and _defining.others:
+            made = _brought.get(id(obj))
+    if made is None or made[0]() is not obj:
+        return None
+    # So is what consists of it.
+    _defining.cut = _defining.cut or bool(made[1][3] & BROUGHT)
+    return made[1]
 
 
 def _define(obj: Any) -> Definition:
+    cut, _defining.cut = _defining.cut, False
     _defining.ids.add(id(obj))
     try:
         content = _dumps_definition(obj)
     finally:
         _defining.ids.discard(id(obj))
+        brought, _defining.cut = _defining.cut, _defining.cut or cut
     digest = blake2b(content, digest_size=DIGEST_BYTES).digest()
     name = obj.__qualname__
-    made = (digest, name, content, getattr(sys.modules.get("__main__"), name, None) is obj)
+    public = getattr(sys.modules.get("__main__"), name, None) is obj
+    made = (digest, name, content, PUBLIC * public | BROUGHT * brought)
     with _lock:
-        _keep(obj, made)
+        _keep(obj, made, _brought if brought else _made)
         _sent[digest] = obj
     return made
 
 
-def _keep(obj: Any, made: Definition) -> None:
+def _keep(obj: Any, made: Definition, book: dict[int, tuple[weakref.ref[Any], Definition]]) -> None:
     key = id(obj)
-    _made[key] = (weakref.ref(obj, lambda _: _made.pop(key, None)), made)
+    book[key] = (weakref.ref(obj, lambda _: book.pop(key, None)), made)
 
 
 def _dumps_definition(obj: Any) -> bytes:
@@ -264,19 +280,23 @@ def _dumps_somehow(value: object, raw: bool) -> bytes:
 
 def _reaches_all(function: FunctionType) -> bool:
     """Whether it may use globals that its code does not name: ``globals()["name"]``, ``eval``, ``sys.modules[__name__]``."""
-    if _defining.others:
-        return False
     code = function.__code__
     named = _inside._extract_code_globals(code)
-    if "__main__" in code.co_names or ("modules" in code.co_names and "__name__" in named):
-        return True
-    return any(name in named for name in ("globals", "eval", "exec"))
+    if (
+        "__main__" not in code.co_names
+        and not ("modules" in code.co_names and "__name__" in named)
+        and not any(name in named for name in ("globals", "eval", "exec"))
+    ):
+        return False
+    # Who brings all of them brings this one.
+    _defining.cut = _defining.cut or _defining.others
+    return not _defining.others
 
 
 def _others(main: dict[str, Any], named: dict[str, Any]) -> dict[str, bytes]:
     """The pickles of all globals but those that are named, as they are for who asks for them."""
     found = {}
-    _defining.others = True
+    cut, _defining.others = _defining.cut, True
     try:
         for name, value in list(main.items()):
             if name in named or name.startswith("__"):
@@ -290,7 +310,7 @@ def _others(main: dict[str, Any], named: dict[str, Any]) -> dict[str, bytes]:
                 shipments.void_since(marked)
                 found[name] = dumps(Absent(name, f"{type(error).__name__}: {error}"))
     finally:
-        _defining.others = False
+        _defining.others, _defining.cut = False, cut
     return found
 
 
@@ -302,7 +322,7 @@ def _is_dynamic(cls: type) -> bool:
 # -- at the other end --------------------------------------------------------------------------------
 
 
-def build(digest: bytes, name: str, content: bytes, public: bool = True) -> Any:
+def build(digest: bytes, name: str, content: bytes, flags: int = PUBLIC) -> Any:
     """The function or class with this digest: built now, or the one that is there."""
     found = _built.get(digest)
     if found is None:
@@ -316,9 +336,10 @@ def build(digest: bytes, name: str, content: bytes, public: bool = True) -> Any:
             while len(_built) > MOST_BUILT:
                 del _built[next(iter(_built))]
             # On its way back it is known by the same digest to who sent it.
-            _keep(found, (digest, name, content, public))
+            if type(found) is not FunctionType or not flags & BROUGHT:
+                _keep(found, (digest, name, content, flags), _made)
         # What a decorator has replaced has its name only from within.
-        if public:
+        if flags & PUBLIC:
             _publish(found, name)
     return found
 
