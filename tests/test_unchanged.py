@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,23 @@ def test_a_script_behaves_as_under_python(name: str, tmp_path: Path) -> None:
     write(tmp_path, {"script.py": text})
     done = run(*RUN, tmp_path / "script.py", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, out, "")
+
+
+def test_ctrl_c_reaches_processes_when_the_script_does_not_catch_it(tmp_path: Path) -> None:
+    text = """
+        import multiprocessing as mp, os, signal
+        def wait(begun, never):
+            begun.set()
+            never.get()
+        if __name__ == "__main__":
+            begun, never = mp.Event(), mp.Queue()
+            process = mp.Process(target=wait, args=(begun, never))
+            process.start()
+            begun.wait()
+            os.kill(os.getpid(), signal.SIGINT)
+            never.get()
+    """
+    write(tmp_path, {"script.py": text})
+    done = run(*RUN, tmp_path / "script.py", cwd=tmp_path)
+    assert done.returncode == 130
+    assert re.findall("^KeyboardInterrupt$", done.stderr, re.MULTILINE) == ["KeyboardInterrupt"] * 2

@@ -105,6 +105,10 @@ def _report(error: BaseException) -> None:
         below = below.tb_next
     if isinstance(error, SyntaxError) and below is not None and _is_import_system(below):
         below = None
+    # As the interpreter has them: what ends with the script looks whether that was by Ctrl-C.
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, below
+    if sys.version_info >= (3, 12):
+        sys.last_exc = error
     sys.excepthook(type(error), error.with_traceback(below), below)
 
 
