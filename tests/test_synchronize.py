@@ -424,6 +424,20 @@ def test_a_lock_that_its_holder_leaves_to_others_is_taken_until_they_release_it(
     assert lock.acquire(False)
 
 
+def leave_by_an_exception(lock: Any) -> None:
+    lock.acquire()
+    raise SystemExit(3)
+
+
+def test_a_lock_whose_holder_ends_by_an_exception_is_free_and_the_next_one_is_told() -> None:
+    lock = mp.Lock()
+    process = started(leave_by_an_exception, lock)
+    process.join(LONG)
+    assert process.exitcode == 3
+    assert lock.acquire(timeout=LONG)
+    assert lock.owner_died
+
+
 def meet(barrier: Any, ready: Any, never: bool) -> None:
     ready.release()
     if never:
@@ -491,18 +505,3 @@ def test_who_was_thought_lost_does_not_release_what_others_may_hold() -> None:
         pass
     assert lock.acquire(block=False)
     lock.release()
-
-
-def test_dropping_an_object_does_not_wait_for_what_its_thread_is_in_the_middle_of() -> None:
-    """The garbage collector may drop it while that thread says what it has taken, and holds the lock for it."""
-    sharing = get_sharing()
-    before, said = sharing.before, list[int]()
-    sharing.before = lambda: said.append(1)
-    try:
-        lock = mp.Lock()
-        said.clear()
-        del lock
-        gc.collect()
-        assert not said
-    finally:
-        sharing.before = before

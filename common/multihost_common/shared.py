@@ -7,9 +7,14 @@ SEMAPHORE, CONDITION, EVENT, BARRIER, QUEUE, PIPE, CELL = 1, 2, 3, 4, 5, 6, 7
 
 
 class Semaphores:
-    """ACQUIRE one permit; it is answered with 1 instead of 0 if its holder has died. RELEASE one. VALUE: how many are free."""
+    """ACQUIRE one permit; it is answered with 1 instead of 0 if its holder has died. RELEASE one. VALUE: how many are free.
+
+    Made with what it begins with, the most there may be (0: any number), and what it is: COUNTING, a RECURSIVE lock, which
+    nobody but its holder releases, or a PLAIN one.
+    """
 
     ACQUIRE, RELEASE, VALUE = 16, 17, 18
+    COUNTING, RECURSIVE, PLAIN = 0, 1, 2
 
 
 class Queues:

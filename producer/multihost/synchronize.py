@@ -44,9 +44,6 @@ def __getattr__(name: str) -> Any:
 #: As in multiprocessing: a lock that its thread may acquire again, and everything else.
 RECURSIVE_MUTEX, SEMAPHORE_KIND = 0, 1
 
-#: What the broker knows locks as.
-RECURSIVE, PLAIN = 1, 2
-
 #: As in multiprocessing, the largest value of a semaphore.
 SEM_VALUE_MAX = 2**31 - 1
 
@@ -169,9 +166,9 @@ class SemLock:
     def __init__(self, kind: int, value: int, maxvalue: int, *, ctx: object = None) -> None:
         if not 0 <= value <= SEM_VALUE_MAX:
             raise OSError(22, "Invalid argument")
-        owned = 0
+        owned = Semaphores.COUNTING
         if maxvalue == 1 and value == 1:
-            owned = RECURSIVE if kind == RECURSIVE_MUTEX else PLAIN
+            owned = Semaphores.RECURSIVE if kind == RECURSIVE_MUTEX else Semaphores.PLAIN
         maximum = 0 if maxvalue == SEM_VALUE_MAX else maxvalue
         frames = [number.to_bytes(8, "little") for number in (maximum, owned)]
         self._semlock = _books(Shared.make(SEMAPHORE, value, frames), kind, maxvalue)

@@ -193,7 +193,8 @@ class Processes:
         if process is None:
             self._others[e.ChildDied](event)
             return
-        self._ended(event.child, bool(event.signal))
+        # One that ends by an exception has not done what others may count on.
+        self._ended(event.child, bool(event.signal or event.exitcode))
         if not process.pid:
             if event.signal != SIGKILL:
                 process.text = process.text or event.text or "it ended before it could begin"

@@ -5,16 +5,13 @@ from __future__ import annotations
 from multihost_broker.objects.machine import Machine, Party, Request
 from multihost_common.shared import SEMAPHORE, Semaphores
 
-#: Nobody but its holder can release it.
-RECURSIVE = 1
-
 #: The most permits to begin with.
 MAX_VALUE = (1 << 31) - 1
 
 
 class Semaphore(Machine):
     """Made with three numbers: ``value`` permits that are free, at most ``maximum`` (0: any number), and whether it is
-    ``owned``, which is to say a lock (1: a recursive one, which nobody else can release; 2: another one; 0: it is none).
+    ``owned``, which is to say a lock, and which one: see :class:`multihost_common.shared.Semaphores`.
 
     Any process may release: where it holds none, it gives back for the one that has held longest. A lock whose holder
     is killed is free again, and who gets it next is told so; a recursive one also when its holder ends in good order.
@@ -97,7 +94,7 @@ class Semaphore(Machine):
 
     def depart(self, party: Party) -> None:
         """The lock that the process held is free, if nobody else can release it."""
-        if self.owned == RECURSIVE:
+        if self.owned == Semaphores.RECURSIVE:
             self._inherit(party)
         self.holders.pop(party, None)
 
