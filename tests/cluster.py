@@ -305,6 +305,13 @@ class Cluster:
         return any(type(each) is m.PoolClosed and each.pool == pool for each in self.inbox)
 
 
+def complete(cluster: Cluster, items: int, job: int = 1) -> None:
+    """The job has ended, with one result for each item."""
+    cluster.run(until=lambda: cluster.ended(job))
+    assert cluster.ended(job)
+    assert sorted(cluster.results(job)) == list(range(items))
+
+
 def assert_empty(cluster: Cluster) -> None:
     """Everything was closed: nothing is left in the books of the broker or of any agent."""
     broker_is_empty(cluster.core)

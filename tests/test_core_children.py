@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from cluster import Cluster, assert_empty
+from cluster import Cluster, assert_empty, complete
 
 from multihost_common import messages as m
 from multihost_worker import events as ae
@@ -14,11 +14,6 @@ from multihost_worker import events as ae
 @pytest.fixture
 def cluster() -> Cluster:
     return Cluster(audited=True)
-
-
-def complete(cluster: Cluster, items: int, job: int = 1) -> None:
-    cluster.run(until=lambda: cluster.ended(job))
-    assert sorted(cluster.results(job)) == list(range(items))
 
 
 # -- what children do ------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from cluster import FUNCTION, SETUP, Cluster, Host, assert_empty
+from cluster import FUNCTION, SETUP, Cluster, Host, assert_empty, complete
 
 from multihost_broker import events as be
 from multihost_common import messages as m
@@ -23,11 +23,6 @@ def cluster() -> Cluster:
 def held(cluster: Cluster, host: str) -> int:
     """Items that the broker thinks this host has."""
     return sum(share.held for share in cluster.core.sessions.by_peer[host].shares.values())
-
-
-def complete(cluster: Cluster, items: int, job: int = 1) -> None:
-    cluster.run(until=lambda: cluster.ended(job))
-    assert sorted(cluster.results(job)) == list(range(items))
 
 
 # -- silence ---------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cluster import Cluster, Host
+from cluster import Cluster, Host, complete
 
 from multihost_broker import events as be
 from multihost_common import messages as m
@@ -23,13 +23,6 @@ def started(cluster: Cluster, hosts: int = 2, slots: int = 2, items: int = 1000,
         cluster.host(f"h{number}", slots)
     cluster.pool()
     cluster.job(1, items, **options)  # type: ignore[arg-type]
-
-
-def complete(cluster: Cluster, items: int, job: int = 1) -> None:
-    """The job has ended, with one result for each item."""
-    cluster.run(until=lambda: cluster.ended(job))
-    assert cluster.ended(job)
-    assert sorted(cluster.results(job)) == list(range(items))
 
 
 def test_every_item_has_one_result(cluster: Cluster) -> None:

@@ -101,7 +101,8 @@ def test_what_nothing_can_change_is_sent_once(function: Any) -> None:
 
 # -- objects of the script ---------------------------------------------------------------------------------
 
-HOOKED = """
+#: A class that says when it is asked for its state; scripts add methods to it.
+CLASS = """
 import multiprocessing as mp, sys
 
 class Hooked:
@@ -113,7 +114,11 @@ class Hooked:
     def __setstate__(self, state):
         sys.stdout.write(f"set {state['name']}\\n")
         self.__dict__ = state
-    def show(self, *more):
+"""
+
+HOOKED = (
+    CLASS
+    + """    def show(self, *more):
         print("shown", [sorted(each.__dict__) for each in (self, *more)])
 
 class Sub(mp.Process):
@@ -134,20 +139,11 @@ if __name__ == "__main__":
     run(mp.Process(target=own.show, args=(Hooked("argument"),)))
     run(Sub(own))
 """
+)
 
-POOLED = """
-import multiprocessing as mp, sys
-
-class Hooked:
-    def __init__(self, name):
-        self.name, self.cache = name, [name]
-    def __getstate__(self):
-        sys.stdout.write(f"get {self.name}\\n")
-        return {"name": self.name}
-    def __setstate__(self, state):
-        sys.stdout.write(f"set {state['name']}\\n")
-        self.__dict__ = state
-    def __call__(self, item):
+POOLED = (
+    CLASS
+    + """    def __call__(self, item):
         return item + len(self.__dict__)
 
 def begin(own):
@@ -169,6 +165,7 @@ if __name__ == "__main__":
         pool.join()
     print(found)
 """
+)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ cloudpickle does it, with these changes that make processes elsewhere behave as 
   builds it once, under its name in ``__main__``, so that an instance on its way back is of the very
   class that it came from. Its ``__slots__`` are there from the beginning.
 - A plain function travels the same way: a process that has it does not build it, nor its globals, again.
-
 - A function that may look for globals by name (``globals()``, ``eval``) brings all of them.
 
 What has been made is kept until :func:`renew`, which every new pool calls: its processes see ``__main__``
@@ -34,13 +33,12 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from multihost_common import classes, decorated, rawstate, shipments
 from multihost_common.blake2 import blake2b
+from multihost_common.classes import INSIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pickle import PickleBuffer
 
-#: cloudpickle's own parts, which it does not list as public.
-_inside: Any = sys.modules[cloudpickle.Pickler.__module__]
 _CloudPickler: Any = cloudpickle.Pickler
 
 #: Bytes of a digest: enough among the definitions of one script.
@@ -262,7 +260,7 @@ def _dumps_definition(obj: Any) -> bytes:
 def _failing_globals(function: FunctionType, raw: bool) -> dict[str, str]:
     """Globals of a function that do not pickle, and why. ``raw``: not in that way either."""
     found = {}
-    for name, value in _inside._function_getstate(function)[1]["__globals__"].items():
+    for name, value in INSIDE._function_getstate(function)[1]["__globals__"].items():
         try:
             _dumps_somehow(value, raw)
         except Exception as error:  # noqa: BLE001
@@ -281,7 +279,7 @@ def _dumps_somehow(value: object, raw: bool) -> bytes:
 def _reaches_all(function: FunctionType) -> bool:
     """Whether it may use globals that its code does not name: ``globals()["name"]``, ``eval``, ``sys.modules[__name__]``."""
     code = function.__code__
-    named = _inside._extract_code_globals(code)
+    named = INSIDE._extract_code_globals(code)
     if (
         "__main__" not in code.co_names
         and not ("modules" in code.co_names and "__name__" in named)
@@ -316,7 +314,7 @@ def _others(main: dict[str, Any], named: dict[str, Any]) -> dict[str, bytes]:
 
 def _is_dynamic(cls: type) -> bool:
     """Whether the other end cannot import this class (and it was made by Python code)."""
-    return bool(cls.__flags__ & HEAP_TYPE) and not _inside._should_pickle_by_reference(cls)
+    return bool(cls.__flags__ & HEAP_TYPE) and not INSIDE._should_pickle_by_reference(cls)
 
 
 # -- at the other end --------------------------------------------------------------------------------
@@ -416,7 +414,7 @@ def set_function_state(function: FunctionType, state: tuple[dict[str, Any], dict
     brought = slots["__globals__"]
     slots["__globals__"] = {name: value for name, value in brought.items() if name not in there}
     others = slots.pop(OTHERS, {})
-    _inside._function_setstate(function, state)
+    INSIDE._function_setstate(function, state)
     for name, content in others.items():
         if name not in there:
             there.setdefault(name, _load_other(name, content))

@@ -15,7 +15,7 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 
 #: cloudpickle's own parts, which it does not list as public.
-_inside: Any = sys.modules[cloudpickle.Pickler.__module__]
+INSIDE: Any = sys.modules[cloudpickle.Pickler.__module__]
 
 
 def adapted(cls: Any, made: Any) -> Any:
@@ -24,7 +24,7 @@ def adapted(cls: Any, made: Any) -> Any:
         return made
     if type(cls).__module__ == "_ctypes":
         made = _without_fields(made)
-    if made[0] is not _inside._make_skeleton_class:
+    if made[0] is not INSIDE._make_skeleton_class:
         return made
     return (skeleton, *_with_slots(cls, made)[1:])
 
@@ -82,7 +82,7 @@ def skeleton(
     attributes = {sys.intern(each): value for each, value in attributes.items()}
     with _building, _undisturbed(bases):
         made = types.new_class(name, bases, {"metaclass": make}, lambda space: space.update(attributes))
-    return _inside._lookup_class_or_track(tracker, made)
+    return INSIDE._lookup_class_or_track(tracker, made)
 
 
 @contextmanager
@@ -106,4 +106,4 @@ def _pass_on(above: type, cls: type, **options: Any) -> None:
     after.__init_subclass__(**options)
 
 
-__all__ = ["adapted", "ctypes_made", "skeleton"]
+__all__ = ["INSIDE", "adapted", "ctypes_made", "skeleton"]

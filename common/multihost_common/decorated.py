@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from functools import cached_property, lru_cache
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]
-
-#: A part of cloudpickle that it does not list as public.
-_lookup: Any = sys.modules[cloudpickle.Pickler.__module__]._lookup_module_and_qualname
+from multihost_common.classes import INSIDE
 
 #: Functions with a cache by the id of the function within, which they keep alive: one for each in a process.
 _cached: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -26,7 +22,7 @@ def cached(function: Any, maxsize: int | None, typed: bool) -> Any:
 
 
 def _reduce_cached(function: Any) -> Any:
-    if _lookup(function) is not None:
+    if INSIDE._lookup_module_and_qualname(function) is not None:
         return function.__qualname__
     within, parameters = function.__wrapped__, function.cache_parameters()
     _cached.setdefault(id(within), function)

@@ -163,6 +163,7 @@ class Queue(_Named):
         has no item, BrokerLostError if the queue is no more, and what unpickling the item raises."""
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
+        # As _get, without the cost of another call for each item.
         line = self._line
         try:
             piece = line.items.popleft()
