@@ -9,9 +9,6 @@ from multihost_broker import events as be
 from multihost_common import messages as m
 from multihost_worker import events as ae
 
-#: Results of a millisecond each that a child may hold back between two messages.
-HELD = 60
-
 
 @pytest.fixture
 def cluster() -> Cluster:
@@ -68,9 +65,8 @@ def test_the_end_is_even_when_the_longest_items_come_last(cluster: Cluster) -> N
 def test_one_long_item_does_not_hold_up_those_behind_it(cluster: Cluster) -> None:
     cluster.cost = lambda item: 60.0 if item == 100 else 0.001
     started(cluster, hosts=1, slots=2, items=400)
-    # What a child finished just before is sent with the long item's result: these are not prompted.
-    cluster.run(seconds=50, until=lambda: len(cluster.results()) >= 399 - HELD)
-    assert len(cluster.results()) >= 399 - HELD
+    cluster.run(seconds=50, until=lambda: len(cluster.results()) == 399)
+    assert len(cluster.results()) == 399
     assert cluster.now < 110.0
     complete(cluster, 400)
 
@@ -78,9 +74,8 @@ def test_one_long_item_does_not_hold_up_those_behind_it(cluster: Cluster) -> Non
 def test_one_long_item_on_another_host_does_not_either(cluster: Cluster) -> None:
     cluster.cost = lambda item: 60.0 if item == 100 else 0.001
     started(cluster, hosts=2, slots=1, items=400)
-    # What a child finished just before is sent with the long item's result: these are not prompted.
-    cluster.run(seconds=50, until=lambda: len(cluster.results()) >= 399 - HELD)
-    assert len(cluster.results()) >= 399 - HELD
+    cluster.run(seconds=50, until=lambda: len(cluster.results()) == 399)
+    assert len(cluster.results()) == 399
     assert cluster.now < 110.0
 
 

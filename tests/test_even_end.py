@@ -1,4 +1,4 @@
-"""All children end together, whatever the items take: a map of uneven items in virtual time.
+"""All children end together, whatever the items take, and say little: maps in virtual time.
 
 The producer's own rule for chunks and windows feeds the cores, and nothing is said of how long an item
 takes. The ideal is the sum of all items over the number of children.
@@ -16,6 +16,7 @@ from cluster import Cluster
 from multihost.jobs import MapJob, Options, Task
 from multihost.sources import Calls, Items
 from multihost_common import messages as m
+from multihost_worker.outbox import FLUSH
 
 ITEMS = 2000
 #: Seconds: lognormal around 2 ms.
@@ -55,8 +56,10 @@ def two_workers(cluster: Cluster) -> None:
     cluster.pool(1)
 
 
-def makespan(setting: Callable[[Cluster], None], costs: list[float], chunksize: int | None) -> float:
-    """Seconds from the call of map to its last result."""
+def play(
+    setting: Callable[[Cluster], None], costs: list[float], chunksize: int | None = None
+) -> tuple[float, int]:
+    """Seconds from the call of map to its last result, and how many messages with results came."""
     cluster = Cluster(latency=1e-5 if setting is local else 2e-4)
     cluster.cost = costs.__getitem__
     setting(cluster)
@@ -66,11 +69,15 @@ def makespan(setting: Callable[[Cluster], None], costs: list[float], chunksize: 
     job.id, job.capacity = 1, 2
 
     def feed() -> None:
-        while messages := job.produce():
-            for message in messages:
+        while produced := job.produce():
+            for message in produced:
                 cluster.say(message)
 
+    messages = 0
+
     def heard(message: m.Message) -> None:
+        nonlocal messages
+        messages += isinstance(message, m.Result)
         if isinstance(message, (m.Result, m.Failed, m.EndResults)):
             job.handle(message)
             feed()
@@ -82,7 +89,7 @@ def makespan(setting: Callable[[Cluster], None], costs: list[float], chunksize: 
     feed()
     cluster.run(until=lambda: len(sink.results) == ITEMS)
     assert [sink.results[item] for item in range(ITEMS)] == list(range(ITEMS))
-    return cluster.now - begun
+    return cluster.now - begun, messages
 
 
 @pytest.mark.parametrize("setting", [local, one_worker, two_workers])
@@ -94,5 +101,13 @@ def test_uneven_items_end_together(setting: Callable[[Cluster], None], order: st
     if order != "random":
         costs.sort(reverse=order == "falling")
     ideal = sum(costs) / 2
-    took = makespan(setting, costs, None)
+    took, _ = play(setting, costs)
     assert took < 1.02 * ideal, f"{took / ideal:.4f} of the ideal"
+
+
+@pytest.mark.parametrize("setting", [local, one_worker])
+def test_a_child_at_short_items_sends_about_ten_messages_a_second(setting: Callable[[Cluster], None]) -> None:
+    """Each takes some of the time of those who compute, at every station."""
+    took, messages = play(setting, [0.0017] * ITEMS)
+    assert took < 1.02 * ITEMS * 0.0017 / 2
+    assert messages < 2 * (took / FLUSH + 10)

@@ -174,24 +174,33 @@ class Scheduler:
 
     def _credit(self, job: Job, share: Share) -> int:
         """How many items more the worker may hold."""
-        held, slots = share.held, share.slots
+        pool, held, slots = share.pool, share.held, share.slots
         if job.suspects:
             return slots - held
         size = job.ready[0].block.chunksize
         each = job.pace.seconds
         if each == 0.0 or job.opened.at_most_once:
-            return slots * size - held
+            begin = slots * size
+            if not job.opened.at_most_once and self._only(share):
+                # However long an item takes, nobody else could begin more: it waits with the worker.
+                begin *= 2
+            return begin - held
         ahead = max(size, min(job.pace.items_in(AHEAD), MOST_AHEAD * size))
         most = slots * ahead + (size if each * size < LONG else 0)
         room = most - held
         if held > slots * size and room < most // 4:
             # Not worth a message yet.
             return 0
-        workers = len(share.pool.workers)
+        workers = len(pool.workers)
         if workers > 1 and room > size:
             # Towards the end everyone gets less, so that all end together.
             room = min(room, max(slots * size, job.ready_items // (2 * workers)))
         return job.ready[0].rounded(room) if each * size < LONG else room
+
+    def _only(self, share: Share) -> bool:
+        """Has no other worker a child, or room for one, without work?"""
+        pool = share.pool
+        return not (self.free and pool.may_grow()) and pool.spare.keys() <= {share.worker.number}
 
     def _lease(self, job: Job, share: Share, items: int) -> None:
         worker = share.worker

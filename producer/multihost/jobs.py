@@ -31,7 +31,7 @@ from multihost_common.tables import pack_rows
 
 #: What a chunk of adaptive size should take: long against the cost of a chunk (some microseconds),
 #: short against the wait for the last one.
-CHUNK_SECONDS = 0.004
+CHUNK_SECONDS = 0.002
 #: And what it should not fall below towards the end of the input: it costs as much to send it.
 LEAST_SECONDS = 0.0005
 #: Work sent ahead of its results, per child: hides a round trip between hosts.

@@ -16,7 +16,8 @@ from typing import Any
 
 from multihost_worker import events as e
 from multihost_worker.child import CLAIM, GROUP, SHORT
-from multihost_worker.outbox import FLUSH
+from multihost_worker.outbox import FLUSH, SLOW
+from multihost_worker.prompter import INTERVAL
 
 from .processes import VirtualChild, VirtualRun
 
@@ -161,7 +162,23 @@ class VirtualChildren:
             whole = (item - run.base) % run.chunksize == 0
             if run.single or (whole and at >= CLAIM):
                 break
+        if at > 2 * INTERVAL:
+            self.later(2 * INTERVAL, lambda: self._prompted(child, generation))
         self.later(at, lambda: self._claim_done(child, generation))
+
+    def _prompted(self, child: VirtualChild, generation: int) -> None:
+        """What it runs takes long: what was done before is sent."""
+        if not self.alive or child.generation != generation or child.number not in self.children:
+            return
+        now = self.time()
+        while child.claim and child.claim[0][1] <= now:
+            item, end = child.claim.pop(0)
+            self._ran(child, [item])
+            child.done.append((item, end))
+            child.clock += end - child.begun
+            child.begun = end
+        if child.done:
+            self._flush(child, child.runs[0])
 
     def _killed(self, child: VirtualChild, generation: int, killer: int) -> None:
         if child.generation == generation and child.number in self.children:
@@ -178,9 +195,11 @@ class VirtualChildren:
         run = child.runs[0]
         self._ran(child, [item for item, _ in child.claim])
         child.done += child.claim
+        took, each = self.time() - child.begun, (self.time() - child.begun) / len(child.claim)
         child.claim = []
         run.item = child.done[-1][0] + 1
-        if run.item >= run.stop or run.single or self.time() - child.sent >= FLUSH:
+        late = self.time() - child.sent >= FLUSH and each * (run.stop - run.item) >= FLUSH / 2
+        if run.item >= run.stop or run.single or took >= SLOW or late:
             self._flush(child, run)
         if child.number not in self.children or not self.alive:
             return

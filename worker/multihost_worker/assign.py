@@ -9,8 +9,9 @@ from multihost_worker.slots import STOPPING, Child, ChildPool
 from multihost_worker.watch import Watch
 from multihost_worker.work import AgentJob, Work
 
-#: Seconds of work a child is given in one go.
-QUANTUM = 0.1
+#: Seconds of work a child is given in one go at most, and at least, where there is as much.
+QUANTUM = 0.2
+LEAST = 0.02
 
 #: Chunks in one go at most, however small.
 MOST_CHUNKS = 2048
@@ -59,7 +60,7 @@ class Assigner:
         while queue and pool.idle:
             self._give(pool, next(iter(pool.idle.values())))
         while queue and pool.busy and pool.live <= pool.granted and self._may_wait(pool):
-            self._give(pool, next(iter(pool.busy.values())))
+            self._give(pool, min(pool.busy.values(), key=Child.unbegun))
         if pool.closing and pool.done():
             self._stop_idle(pool, len(pool.idle))
         else:
@@ -100,8 +101,11 @@ class Assigner:
         span = pool.queue.head().span
         items = min(job.pace.items_in(QUANTUM), MOST_CHUNKS * span.block.chunksize)
         if pool.live > 1:
-            # Towards the end everyone gets less, so that all end together.
-            items = min(items, -(-pool.queue.items // (2 * pool.live)))
+            # Everyone has as much, so that all end together.
+            held = sum(each.unbegun() for each in pool.children.values())
+            level = -(-(pool.queue.items + held) // pool.live) - child.unbegun()
+            # What waits in a child that has something to do may be taken back from it.
+            items = min(items, max(level, job.pace.items_in(LEAST) if child.given else 1))
         items = span.rounded(items)
         most = pool.opened.max_tasks
         if most:

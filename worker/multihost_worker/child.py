@@ -227,9 +227,11 @@ class Child:
             outbox.waits = False
             now = perf_counter()
             outbox.spent += now - outbox.begun
-            _adapt(job, stop - chunk, upto - done, now - begun)
+            took = now - begun
+            _adapt(job, stop - chunk, upto - done, took)
+            left = took / (stop - chunk) * (chunks - stop)
             done, chunk = upto, stop
-            if chunk < chunks and outbox.due(now, now - begun):
+            if left and outbox.due(now, took, left):
                 self._flush()
         # A segment that held them goes back with these results, not with the next.
         pieces.clear()

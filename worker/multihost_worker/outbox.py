@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 VALUES, OUTCOMES = 0, 1
 
 #: Results of a block are sent before it is done, once in so many seconds on average ...
-FLUSH = 0.06
+FLUSH = 0.1
 #: ... but at once, up to so many times, by a child that has sent little lately ...
 BURST = 2
 #: ... and whenever the last claim has taken so long: the next may take even longer.
@@ -81,11 +81,15 @@ class Outbox:
         self._credit = float(BURST)
         self._counted = perf_counter()
 
-    def due(self, now: float, took: float) -> bool:
-        """Is it time to send, though the block is not done? ``took``: seconds of the last claim."""
+    def due(self, now: float, took: float, left: float) -> bool:
+        """Is it time to send, though the block is not done? ``took``: seconds of the last claim; ``left``: of the
+        rest of the block, about."""
+        self._count(now)
+        return took >= SLOW or (self._credit >= 1.0 and left >= FLUSH / 2)
+
+    def _count(self, now: float) -> None:
         self._credit = min(BURST, self._credit + (now - self._counted) / FLUSH)
         self._counted = now
-        return self._credit >= 1.0 or took >= SLOW
 
     def begin(self, job: int, start: int, chunksize: int, position: int) -> None:
         """The values to come are of items of this job from ``start`` on, at ``position`` and beyond."""
@@ -130,6 +134,7 @@ class Outbox:
             # A prompt came in between and has sent them.
             return
         # Also at the end of a block: where blocks are short, that is often enough.
+        self._count(perf_counter())
         self._credit = max(0.0, self._credit - 1.0)
         job, start, chunksize, position = self._block
         values = self.values[:]

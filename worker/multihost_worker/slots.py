@@ -54,6 +54,10 @@ class Child:
         #: Items were cancelled while it had them: kill it if it runs one of them.
         self.suspect = False
 
+    def unbegun(self) -> int:
+        """Items that it may not have begun."""
+        return 0 if self.claimed else self.items
+
     def find(self, position: int) -> Given | None:
         """What lies at this position, if it has not been answered."""
         for given in self.given:

@@ -134,11 +134,9 @@ def _line(stream: IO[str], patience: float) -> str:
 class Measure:
     """Runs workloads on all sides in turns. ``note`` is told what goes on."""
 
-    def __init__(
-        self, sides: Sequence[Side], cluster: Cluster | None, sizes: Sizes, note: Callable[[str], None]
-    ) -> None:
-        self.sides = sides
-        self.cluster = cluster
+    def __init__(self, sizes: Sizes, note: Callable[[str], None]) -> None:
+        self.sides: Sequence[Side] = ()
+        self.cluster: Cluster | None = None
         self.sizes = sizes
         self.note = note
         self.run = Run()
@@ -163,14 +161,16 @@ class Measure:
         for name, each in values.items():
             self._put(what, name, statistics.median(each))
 
-    def round(self, only: Sequence[str]) -> None:
-        """Each of the workloads once on each side."""
+    def round(self, only: Sequence[str], sides: Sequence[Side], cluster: Cluster | None) -> None:
+        """Each of the workloads once on each side. These may be others than in the last round."""
+        self.sides, self.cluster = sides, cluster
+        self._warm_up()
         self.run.noise.append(busy())
         for name in only:
             self.note(name)
             getattr(self, f"_{name.lower()}")()
 
-    def warm_up(self) -> None:
+    def _warm_up(self) -> None:
         """Children are there, functions are known, clocks are up."""
         for side in self.sides:
             side.ask("many", items=2_000, chunksize=1)
@@ -354,19 +354,22 @@ ALL = ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "PIPE", "LOCK", "PR
 def measure(
     only: Sequence[str], rounds: int, sides: Sequence[str], sizes: Sizes, note: Callable[[str], None]
 ) -> Run:
-    """Run ``rounds`` rounds of the workloads on multiprocessing and on ``sides``."""
+    """Run ``rounds`` rounds of the workloads on multiprocessing and on ``sides``.
+
+    Each round has processes of its own: where its memory happens to lie makes an interpreter some percent
+    faster or slower for as long as it lives.
+    """
     local = {name: value for name, value in os.environ.items() if not name.startswith("MULTIHOST_")}
-    with ExitStack() as stack:
-        cluster = stack.enter_context(Cluster(PROCESSES)) if TCP in sides else None
-        started = [
-            stack.enter_context(Side(name, cluster.environment if name == TCP and cluster else local))
-            for name in (MP, *sides)
-        ]
-        measured = Measure(started, cluster, sizes, note)
-        measured.warm_up()
-        for number in range(rounds):
-            note(f"round {number + 1} of {rounds}:")
-            measured.round(only)
+    measured = Measure(sizes, note)
+    for number in range(rounds):
+        note(f"round {number + 1} of {rounds}:")
+        with ExitStack() as stack:
+            cluster = stack.enter_context(Cluster(PROCESSES)) if TCP in sides else None
+            started = [
+                stack.enter_context(Side(name, cluster.environment if name == TCP and cluster else local))
+                for name in (MP, *sides)
+            ]
+            measured.round(only, started, cluster)
     if TCP in sides and "W1" in only:
         note("broker memory")
         measured.run.figures["broker memory", TCP].append(queue_memory(sizes.queued))
