@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from multihost_common import parts
 from multihost_common.errors import ProtocolError
 from multihost_common.parts import PART, cut, join
+from multihost_common.rope import Rope, whole
 
 #: Sizes on both sides of what is cut.
 SIZES = st.sampled_from([0, 1, PART - 1, PART, PART + 1, 2 * PART, 2 * PART + 5])
@@ -56,3 +57,20 @@ def test_a_frame_above_the_limit_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(join([b"h", bytes(PART), bytes(PART), b""])[1]) == 2 * PART
     with pytest.raises(ProtocolError, match="E_SIZE: a frame of 2097153 bytes; 2097152 are taken"):
         join([b"h", bytes(PART), bytes(PART), b"x"])
+
+
+@given(st.lists(SIZES, min_size=3, max_size=5), st.binary(min_size=1, max_size=3))
+def test_what_is_not_looked_into_goes_on_as_it_came(sizes: list[int], content: bytes) -> None:
+    frames = [b"header", *((content * (size // len(content) + 1))[:size] for size in sizes)]
+    travelled = cut(frames)
+    relayed = join(travelled, 3)
+    assert not any(isinstance(frame, Rope) for frame in relayed[:3])
+    assert list(map(len, relayed)) == list(map(len, frames))
+    assert cut(relayed) == travelled
+    assert list(map(whole, relayed)) == frames
+
+
+def test_a_rope_is_joined_into_memory_that_can_be_written_to() -> None:
+    rope = join([b"h", bytes(PART), b"x"], 1)[1]
+    joined = whole(rope)
+    assert isinstance(joined, bytearray) and joined == bytes(PART) + b"x"

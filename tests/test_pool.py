@@ -23,6 +23,7 @@ from workload import (
     fail_until_third,
     get_value,
     hold,
+    negated,
     note,
     pid,
     pid_after,
@@ -289,6 +290,14 @@ def test_large_buffers_come_back_as_they_were_and_writable(make_pool: MakePool) 
     back = make_pool(1).apply(pickle.loads, (pickle.dumps(sent),))
     assert back == sent
     back[0] ^= 1
+
+
+def test_large_arrays_go_to_pools_in_pools_and_back(make_pool: MakePool) -> None:
+    numpy = pytest.importorskip("numpy")
+    arrays = [numpy.arange(number, number + 700_000) for number in range(3)]
+    back = make_pool(2).map(negated, arrays, 1)
+    assert all((-one == other).all() for one, other in zip(arrays, back, strict=True))
+    back[0][0] = 7
 
 
 @pytest.mark.local

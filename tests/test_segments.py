@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nursery import nothing_left
 
+from multihost_common.rope import Rope
 from multihost_worker import segments
 from multihost_worker.link import LARGE, RUN, Link, LinkError
 from multihost_worker.segments import LIMIT, Mappings, Segments, allotment
@@ -216,6 +217,18 @@ def test_a_segment_without_its_descriptor_is_an_error(ends: Ends) -> None:
         ends.right.next()
 
 
+def test_a_frame_in_parts_arrives_as_one(ends: Ends) -> None:
+    content = os.urandom(1000) * 3000
+    rope = Rope([content[:MIB], content[MIB : 2 * MIB], content[2 * MIB :]])
+    # Written to a new segment, then to the same one again.
+    for _ in range(2):
+        (view,) = ends.send(rope)
+        assert bytes(view) == content
+        del view
+        ends.send(b"", back=True)
+    assert len(ends.left.segments.free) == 1
+
+
 def test_without_memory_for_segments_frames_travel_in_the_message(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +237,7 @@ def test_without_memory_for_segments_frames_travel_in_the_message(
 
     monkeypatch.setattr(segments, "anonymous_file", refuse)
     assert bytes(ends.send(b"a" * (4 * MIB))[0]) == b"a" * (4 * MIB)
+    assert bytes(ends.send(Rope([b"a" * MIB, b"b"]))[0]) == b"a" * MIB + b"b"
     assert not ends.left.segments.used
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import signal
 import threading
@@ -199,6 +200,12 @@ def array_of(size: int) -> Any:
     import numpy
 
     return numpy.ones(size, dtype=numpy.uint8)
+
+
+def negated(array: Any) -> Any:
+    """In a process of a pool of this process's own."""
+    with multihost.Pool(1) as pool:
+        return pool.map(operator.neg, [array])[0]
 
 
 def size_of(item: Counted) -> int:

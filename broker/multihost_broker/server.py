@@ -34,17 +34,19 @@ from multihost_common.messages import (
     WORKER,
     Blob,
     Bye,
+    Feed,
     Hello,
     Refused,
-    decode,
+    Result,
     encode,
 )
-from multihost_common.parts import MAX_FRAME, join
+from multihost_common.parts import MAX_FRAME
 from multihost_common.waiter import Alarm, Waiter, milliseconds
 from multihost_common.wire import (
     NOBLOCK,
     SNDMORE,
     check_address,
+    message_of,
     more_frames,
     read_monitor,
     readable,
@@ -59,6 +61,9 @@ BATCH = 1000
 
 #: Threads that encrypt and decrypt: what one peer sends, while another is sent to.
 IO_THREADS = 2
+
+#: What is passed on without a look into its buffers.
+UNREAD = frozenset({Feed, Result})
 
 #: Messages of one peer that have come and have not been heard.
 UNHEARD = 1000
@@ -307,7 +312,7 @@ class Server:
             log.error("dropped a message without a user id from peer %s", peer.hex())
             return
         try:
-            message = decode(join(frames))
+            message = message_of(frames, UNREAD)
         except ProtocolError as error:
             self._strike(peer, role, error, header)
             return

@@ -11,9 +11,11 @@ perhaps empty. So a part says by its length whether another follows, and smaller
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from multihost_common.blocks import Frame
 from multihost_common.errors import ProtocolError
+from multihost_common.rope import Rope
 
 #: Bytes of each part but the last.
 PART = 1 << 20
@@ -30,15 +32,21 @@ def cut(frames: Sequence[Frame]) -> Sequence[Frame]:
     return [part for frame in frames for part in _parts(frame)]
 
 
-def _parts(frame: Frame) -> Iterable[Frame]:
+def _parts(frame: Frame | Rope) -> Iterable[Frame]:
+    if isinstance(frame, Rope):
+        return frame.parts
     if len(frame) < PART:
         return (frame,)
     view = memoryview(frame)
     return (view[start : start + PART] for start in range(0, len(view) + 1, PART))
 
 
-def join(travelled: Sequence[Frame]) -> Sequence[Frame]:
-    """The inverse of :func:`cut`. Raises ProtocolError for a torn frame, and one above ``MAX_FRAME``."""
+def join(travelled: Sequence[Frame], apart: int = 0) -> Sequence[Frame]:
+    """The inverse of :func:`cut`. ``apart``: the number of the frame from which on each large one is a
+    :class:`~multihost_common.rope.Rope`, and may be asked for its length alone; 0: none is.
+
+    Raises ProtocolError for a torn frame, and one above ``MAX_FRAME``.
+    """
     if len(travelled) == 1 or max(map(len, travelled)) < PART:
         return travelled
     frames: list[Frame] = []
@@ -46,17 +54,15 @@ def join(travelled: Sequence[Frame]) -> Sequence[Frame]:
     for part in travelled:
         parts.append(part)
         if len(part) < PART:
-            frames.append(_joined(parts))
+            frames.append(parts[0] if len(parts) == 1 else _joined(parts, 0 < apart <= len(frames)))
             parts = []
     if parts:
         raise ProtocolError("E_FRAMES", "the last part of a frame is missing")
     return frames
 
 
-def _joined(parts: list[Frame]) -> Frame:
-    if len(parts) == 1:
-        return parts[0]
-    size = sum(map(len, parts))
-    if size > MAX_FRAME:
-        raise ProtocolError("E_SIZE", f"a frame of {size} bytes; {MAX_FRAME} are taken")
-    return b"".join(parts)
+def _joined(parts: list[Frame], apart: bool) -> Frame:
+    rope = Rope(parts)
+    if len(rope) > MAX_FRAME:
+        raise ProtocolError("E_SIZE", f"a frame of {len(rope)} bytes; {MAX_FRAME} are taken")
+    return cast("Frame", rope) if apart else b"".join(parts)

@@ -25,9 +25,10 @@ from multihost_common.errors import (
     ProtocolError,
 )
 from multihost_common.keys import Token
-from multihost_common.messages import Bye, Hello, Message, Refused, Welcome, decode, encode
+from multihost_common.messages import Bye, Hello, Lease, Message, Refused, Welcome, decode, encode
 from multihost_common.parts import cut, join
 from multihost_common.probe import PROBE_TIMEOUT, probe
+from multihost_common.rope import whole
 from multihost_common.waiter import milliseconds
 
 Socket: TypeAlias = "zmq.Socket[bytes]"
@@ -37,6 +38,13 @@ NO_COPY_BYTES = 65_536
 
 #: And such are not copied into it: a thread of pyzmq's is told of each that has gone.
 SEND_NO_COPY_BYTES = 524_288
+
+#: Number of the first frame of a message with work that is a buffer: behind the header, the lengths of the pickles, and
+#: these.
+BUFFERS = 3
+
+#: What an agent passes on to its children without looking into buffers; nobody else is told such.
+UNREAD: frozenset[type[Message]] = frozenset({Lease})
 
 #: Milliseconds between two attempts to connect: the first, and the longest.
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 2000
@@ -84,7 +92,7 @@ def send_frames(socket: Socket, frames: Sequence[Frame], flags: int = NOBLOCK) -
 
 
 def more_frames(socket: Socket, first: zmq.Frame) -> list[Frame]:
-    """What has come with ``first``, for :func:`join`; large ones as views of ZeroMQ's memory."""
+    """What has come with ``first``, for :func:`message_of`; large ones as views of ZeroMQ's memory."""
     frames: list[Frame] = [first.bytes if len(first) < NO_COPY_BYTES else first.buffer]
     part = first
     while part.more:
@@ -92,6 +100,17 @@ def more_frames(socket: Socket, first: zmq.Frame) -> list[Frame]:
         part = socket.recv(NOBLOCK, copy=False)
         frames.append(part.bytes if len(part) < NO_COPY_BYTES else part.buffer)
     return frames
+
+
+def message_of(travelled: Sequence[Frame], unread: frozenset[type[Message]]) -> Message:
+    """The message that has come as these frames. In those of the classes ``unread`` large buffers stay ropes, see
+    :func:`~multihost_common.parts.join`. Raises ProtocolError."""
+    frames = join(travelled, BUFFERS)
+    message = decode(frames)
+    if frames is not travelled and type(message) not in unread:
+        # It has payload, else it would have been refused.
+        message.frames = [whole(frame) for frame in message.frames]  # type: ignore[attr-defined]
+    return message
 
 
 def readable(socket: Socket) -> bool:
@@ -209,7 +228,7 @@ class Dealer:
         receive, socket = self.socket.recv, self.socket
         try:
             while True:
-                messages.append(decode(join(more_frames(socket, receive(NOBLOCK, copy=False)))))
+                messages.append(message_of(more_frames(socket, receive(NOBLOCK, copy=False)), UNREAD))
                 # Asking costs half of what an exception does.
                 if len(messages) == limit or (len(messages) == 1 and not readable(socket)):
                     return messages

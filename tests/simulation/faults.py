@@ -208,7 +208,11 @@ def connection_of_an_agent_ends(world: World, random: Random) -> bool:
 
 @violent
 def connection_of_a_producer_ends(world: World, random: Random) -> bool:
-    return _reset(a_producer(world, random), random)
+    producer = a_producer(world, random)
+    if producer is not None and random.random() < 0.5:
+        # It comes back over a slow line: meanwhile others go on.
+        producer.latency = random.uniform(0.02, 0.3)
+    return _reset(producer, random)
 
 
 @violent

@@ -27,6 +27,10 @@ LOSABLE = frozenset(
 )  # fmt: skip
 
 
+#: What is said so often that some of it is dropped anyhow; of the rest it is every other message.
+FREQUENT = frozenset({m.Lease, m.Result, m.Beat})
+
+
 class _End:
     """Stands in a pipe for the end of the connection."""
 
@@ -102,7 +106,8 @@ class Connection:
             return True
         if not network.drop_rate or self.client.role != m.WORKER or type(message) not in LOSABLE:
             return False
-        if world.random.random() >= network.drop_rate:
+        rate = network.drop_rate if type(message) in FREQUENT else max(network.drop_rate, 0.5)
+        if world.random.random() >= rate:
             return False
         world.counts[f"dropped {type(message).__name__}"] += 1
         if world.trace is not None:

@@ -17,6 +17,7 @@ from array import array
 from collections import deque
 from marshal import dumps, loads
 
+from multihost_common.rope import whole
 from multihost_worker.segments import LIMIT, Mappings, Segments
 
 TYPE_CHECKING = False
@@ -94,7 +95,7 @@ class Link:
         fds: list[int] = []
         for frame in frames:
             segment = self._share(frame, new, fds) if len(frame) >= LARGE else None
-            table.append(frame if segment is None else (segment, len(frame)))
+            table.append(whole(frame) if segment is None else (segment, len(frame)))
         freed: list[int] = []
         # One by one: another thread may let go of a view meanwhile.
         while self.mappings.freed:

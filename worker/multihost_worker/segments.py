@@ -13,12 +13,15 @@ from _weakref import ref
 from collections import deque
 from mmap import mmap
 
+from multihost_common.rope import parts_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
     from multihost_common.blocks import Frame
+    from multihost_common.rope import Rope
 
 #: What one sender keeps for recycling, bytes.
 KEEP = 256 << 20
@@ -70,23 +73,31 @@ class Segment:
             raise
         self.view = memoryview(self.mapping)
 
-    def write(self, frame: Frame) -> None:
+    def write(self, frame: Frame | Rope) -> None:
         """Copy ``frame`` to the beginning."""
-        if self.fresh:
-            # Filling new pages by write() spares the page faults, and the zeroing.
-            self.fresh = False
-            view = memoryview(frame)
-            done = 0
-            while done < len(view):
-                done += os.pwrite(self.fd, view[done:], done)
-        else:
-            self.view[: len(frame)] = frame
+        # Filling new pages by write() spares the page faults, and the zeroing.
+        fresh, self.fresh = self.fresh, False
+        at = 0
+        for part in parts_of(frame):
+            if fresh:
+                _write(self.fd, part, at)
+            else:
+                self.view[at : at + len(part)] = part
+            at += len(part)
 
     def close(self) -> None:
         """Unmap it. Peers that have it mapped keep it."""
         self.view.release()
         self.mapping.close()
         os.close(self.fd)
+
+
+def _write(fd: int, part: Frame, at: int) -> None:
+    view = memoryview(part)
+    while view:
+        written = os.pwrite(fd, view, at)
+        at += written
+        view = view[written:]
 
 
 class Segments:

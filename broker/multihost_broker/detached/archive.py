@@ -40,6 +40,7 @@ from multihost_broker.sessions import HOUSE, NUMBER, Session
 from multihost_common import messages as m
 from multihost_common.blocks import Block
 from multihost_common.codec import encode
+from multihost_common.rope import whole
 
 #: Bytes of a job's input in memory, beyond which it gets more only while it has too few chunks for its slots.
 WINDOW = 16 << 20
@@ -346,7 +347,7 @@ class Archive:
     def _write_answer(self, job: DetachedJob, kind: int, message: m.Result | m.Failed) -> None:
         header, *frames = encode(message)
         start, stop = message.start, message.start + message.count
-        record = Record(kind, job.key, RANGE.pack(start, message.count) + header, tuple(frames))
+        record = Record(kind, job.key, RANGE.pack(start, message.count) + header, tuple(map(whole, frames)))
         size = len(header) + sum(map(len, frames))
         job.unsynced += 1
         failed = message if isinstance(message, m.Failed) else None
