@@ -9,7 +9,6 @@ what both say when they come back in :mod:`returns`, what becomes of jobs that o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -366,6 +365,8 @@ class Core:
             known = " or ".join([*questions, *self._verbs])
             self.ledger.refuse(session.peer, "E_FIELD", f"there is no question {ask.what!r}: ask for {known}")
             return
+        import json
+
         answer = json.dumps(questions[ask.what]()).encode()
         self.ledger.tell(session, m.Answer(ask.what, (answer,)))
 

@@ -6,7 +6,6 @@ unpickled once; anything else has a new copy for each chunk, see :class:`multiho
 
 from __future__ import annotations
 
-import pickletools
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -50,6 +49,8 @@ def _is_fixed(value: Any) -> bool:
 
 def _names_only(content: bytes) -> bool:
     """It is found by its name, as the functions of extension modules are."""
+    import pickletools
+
     return all(opcode.name not in _MAKING for opcode, _, _ in pickletools.genops(content))
 
 

@@ -6,7 +6,6 @@ Calls from any thread (``start``, ``poke``, ``cancel`` ...) hand a command to wh
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import time
@@ -16,13 +15,12 @@ from multihost.engines.launching import Launching, take_signal
 from multihost.engines.loop import Loop
 from multihost.engines.sharing import Sharing
 from multihost.kept import Kept
+from multihost.logs import log
 from multihost_common import errors, shipments
 from multihost_common import messages as m
 from multihost_common.blobs import digest_of
 from multihost_common.errors import MultihostError, NoWorkersError
 from multihost_common.tables import unpack_rows
-
-log = logging.getLogger("multihost")
 
 #: Seconds with work and no worker at all before a warning says so.
 NO_WORKERS_WARNING = 3.0
@@ -260,7 +258,7 @@ class Driver(Loop):
         elif isinstance(message, m.Hold):
             self._heed(message)
         elif isinstance(message, m.Refused):
-            log.error("the broker refused: %s (%s)", message.text, message.reason)
+            log().error("the broker refused: %s (%s)", message.text, message.reason)
 
     def _give_blob(self, digest: bytes) -> None:
         for blobs in self._blobs.values():
@@ -378,7 +376,7 @@ class Driver(Loop):
             return timeout
         if left <= 0:
             self._idle_since = float("-inf")
-            log.warning(
+            log().warning(
                 "no worker has joined %s yet; waiting. Start one with: multihost worker %s",
                 self._describe(),
                 self._describe(),

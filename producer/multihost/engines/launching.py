@@ -6,7 +6,6 @@ everybody.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from multihost.engines.base import Completion
+from multihost.logs import log
 from multihost_common import messages as m
 from multihost_common import shipments
 from multihost_common.blobs import digest_of
@@ -23,8 +23,6 @@ from multihost_common.blobs import digest_of
 if TYPE_CHECKING:
     from multihost.engines.loop import Loop
     from multihost_common.blocks import Frame
-
-log = logging.getLogger("multihost")
 
 #: What a process that nobody can say more of has ended by.
 SIGKILL = 9
@@ -177,7 +175,7 @@ class Launching:
             launch.begin(message.host, message.pid)
         else:
             if message.text:
-                log.warning("%s has ended: %s", launch.spec.name, message.text)
+                log().warning("%s has ended: %s", launch.spec.name, message.text)
             self._end(launch, message.host, message.exitcode, message.text)
 
     def _end(self, launch: Launch, host: str, exitcode: int, text: str) -> None:

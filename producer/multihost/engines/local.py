@@ -7,7 +7,7 @@ needs no set-up: children are started on first use and end with the script, howe
 from __future__ import annotations
 
 import atexit
-import platform
+import socket
 import time
 from collections import deque
 
@@ -39,12 +39,12 @@ class LocalEngine(Driver):
             self._events.append, watch=self._waiter.watch, server=server, hint=self._kick
         )
         self._broker = broker.Core(broker.CoreConfig(numbers=False, journal=False))
-        self._agent = agent.Core(agent.CoreConfig(host=platform.node(), heartbeat=0.0))
+        self._agent = agent.Core(agent.CoreConfig(host=socket.gethostname(), heartbeat=0.0))
         self._children.start()
         self._pool_numbers: dict[int, int] = {}
         now = time.monotonic()
         for peer, kind in ((PRODUCER, m.PRODUCER), (WORKER, m.WORKER)):
-            hello = m.Hello(kind, m.PROTOCOL_VERSION, host=platform.node(), name="local")
+            hello = m.Hello(kind, m.PROTOCOL_VERSION, host=socket.gethostname(), name="local")
             self._ask_broker(peer, hello, now)
         self._agent.handle(e.Connected(), now)
         atexit.register(self.close)
