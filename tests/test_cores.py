@@ -90,6 +90,17 @@ def test_a_worker_that_joins_gets_work_within_a_second(cluster: Cluster) -> None
     complete(cluster, 100)
 
 
+def test_what_waits_behind_items_of_unknown_length_goes_to_a_worker_that_joins(cluster: Cluster) -> None:
+    cluster.cost = lambda item: 60.0
+    started(cluster, hosts=1, slots=2, items=4)
+    cluster.run(3.0)
+    late = cluster.host("late", 2)
+    joined = cluster.now
+    cluster.run(until=lambda: sum(bool(child.runs) for child in late.children.values()) == 2)
+    assert cluster.now - joined < 1.0
+    complete(cluster, 4)
+
+
 def test_work_waits_for_the_first_worker(cluster: Cluster) -> None:
     cluster.pool()
     cluster.job(1, 10)

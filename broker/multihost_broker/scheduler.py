@@ -180,11 +180,11 @@ class Scheduler:
         size = job.ready[0].block.chunksize
         each = job.pace.seconds
         if each == 0.0 or job.opened.at_most_once:
-            begin = slots * size
+            most = slots * size
             if not job.opened.at_most_once and self._only(share):
                 # However long an item takes, nobody else could begin more: it waits with the worker.
-                begin *= 2
-            return begin - held
+                most *= 2
+            return most - held
         ahead = max(size, min(job.pace.items_in(AHEAD), MOST_AHEAD * size))
         most = slots * ahead + (size if each * size < LONG else 0)
         room = most - held

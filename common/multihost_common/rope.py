@@ -29,7 +29,7 @@ class Rope:
 
 def parts_of(frame: Frame | Rope) -> Sequence[Frame]:
     """What lies end to end in ``frame``."""
-    return frame.parts if type(frame) is Rope else (frame,)  # type: ignore[return-value]
+    return frame.parts if isinstance(frame, Rope) else (frame,)
 
 
 def whole(frame: Frame | Rope) -> Frame:
