@@ -15,9 +15,14 @@ from multihost_common.rope import Rope, whole
 SIZES = st.sampled_from([0, 1, PART - 1, PART, PART + 1, 2 * PART, 2 * PART + 5])
 
 
+def frames_of(sizes: list[int], content: bytes) -> list[bytes]:
+    """A header, and frames of these sizes that repeat ``content``."""
+    return [b"header", *((content * (size // len(content) + 1))[:size] for size in sizes)]
+
+
 @given(st.lists(SIZES, min_size=1, max_size=4), st.binary(min_size=1, max_size=3))
 def test_frames_arrive_as_they_were_sent(sizes: list[int], content: bytes) -> None:
-    frames = [b"header", *((content * (size // len(content) + 1))[:size] for size in sizes)]
+    frames = frames_of(sizes, content)
     travelled = cut(frames)
     assert all(len(part) <= PART for part in travelled)
     assert join(travelled) == frames
@@ -61,7 +66,7 @@ def test_a_frame_above_the_limit_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @given(st.lists(SIZES, min_size=3, max_size=5), st.binary(min_size=1, max_size=3))
 def test_what_is_not_looked_into_goes_on_as_it_came(sizes: list[int], content: bytes) -> None:
-    frames = [b"header", *((content * (size // len(content) + 1))[:size] for size in sizes)]
+    frames = frames_of(sizes, content)
     travelled = cut(frames)
     relayed = join(travelled, 3)
     assert not any(isinstance(frame, Rope) for frame in relayed[:3])

@@ -15,7 +15,7 @@ from typing import cast
 
 from multihost_common.blocks import Frame
 from multihost_common.errors import ProtocolError
-from multihost_common.rope import Rope
+from multihost_common.rope import Rope, parts_of
 
 #: Bytes of each part but the last.
 PART = 1 << 20
@@ -33,10 +33,8 @@ def cut(frames: Sequence[Frame]) -> Sequence[Frame]:
 
 
 def _parts(frame: Frame | Rope) -> Iterable[Frame]:
-    if isinstance(frame, Rope):
-        return frame.parts
-    if len(frame) < PART:
-        return (frame,)
+    if isinstance(frame, Rope) or len(frame) < PART:
+        return parts_of(frame)
     view = memoryview(frame)
     return (view[start : start + PART] for start in range(0, len(view) + 1, PART))
 

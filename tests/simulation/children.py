@@ -16,7 +16,7 @@ from typing import Any
 
 from multihost_worker import events as e
 from multihost_worker.child import CLAIM, GROUP, SHORT
-from multihost_worker.outbox import FLUSH, SLOW
+from multihost_worker.outbox import FLUSH, SLOW, SOON
 from multihost_worker.prompter import INTERVAL
 
 from .processes import VirtualChild, VirtualRun
@@ -195,10 +195,11 @@ class VirtualChildren:
         run = child.runs[0]
         self._ran(child, [item for item, _ in child.claim])
         child.done += child.claim
-        took, each = self.time() - child.begun, (self.time() - child.begun) / len(child.claim)
+        took = self.time() - child.begun
+        each = took / len(child.claim)
         child.claim = []
         run.item = child.done[-1][0] + 1
-        late = self.time() - child.sent >= FLUSH and each * (run.stop - run.item) >= FLUSH / 2
+        late = self.time() - child.sent >= FLUSH and each * (run.stop - run.item) >= SOON
         if run.item >= run.stop or run.single or took >= SLOW or late:
             self._flush(child, run)
         if child.number not in self.children or not self.alive:

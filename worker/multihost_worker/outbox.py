@@ -32,6 +32,8 @@ VALUES, OUTCOMES = 0, 1
 FLUSH = 0.1
 #: ... but at once, up to so many times, by a child that has sent little lately ...
 BURST = 2
+#: ... but not when the block is done so soon ...
+SOON = FLUSH / 2
 #: ... and whenever the last claim has taken so long: the next may take even longer.
 SLOW = 0.01
 
@@ -85,7 +87,7 @@ class Outbox:
         """Is it time to send, though the block is not done? ``took``: seconds of the last claim; ``left``: of the
         rest of the block, about."""
         self._count(now)
-        return took >= SLOW or (self._credit >= 1.0 and left >= FLUSH / 2)
+        return took >= SLOW or (self._credit >= 1.0 and left >= SOON)
 
     def _count(self, now: float) -> None:
         self._credit = min(BURST, self._credit + (now - self._counted) / FLUSH)

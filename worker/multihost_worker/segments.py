@@ -80,7 +80,7 @@ class Segment:
         at = 0
         for part in parts_of(frame):
             if fresh:
-                _write(self.fd, part, at)
+                write_all(self.fd, part, at)
             else:
                 self.view[at : at + len(part)] = part
             at += len(part)
@@ -92,9 +92,11 @@ class Segment:
         os.close(self.fd)
 
 
-def _write(fd: int, part: Frame, at: int) -> None:
-    view = memoryview(part)
+def write_all(fd: int, frame: Frame, at: int) -> None:
+    """Write ``frame`` to a file from ``at`` on. Raises OSError, such as when there is room for a part of it only."""
+    view = memoryview(frame).cast("B")
     while view:
+        # As much as there is room for, perhaps; the next one says that there is none.
         written = os.pwrite(fd, view, at)
         at += written
         view = view[written:]

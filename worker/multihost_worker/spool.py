@@ -15,6 +15,7 @@ from typing import cast
 import zmq
 
 from multihost_common.blocks import Frame
+from multihost_worker.segments import write_all
 
 #: Bytes after which another file is begun.
 FILE_BYTES = 32 << 20
@@ -163,12 +164,8 @@ def _write(path: str, offset: int, frames: Sequence[Frame]) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         for frame in frames:
-            view = memoryview(frame).cast("B")
-            while view:
-                # As much as there is room for, perhaps; the next one says that there is none.
-                count = os.pwrite(fd, view, offset)
-                offset += count
-                view = view[count:]
+            write_all(fd, frame, offset)
+            offset += memoryview(frame).nbytes
     finally:
         os.close(fd)
 

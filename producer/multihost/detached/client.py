@@ -6,7 +6,6 @@ by the :mod:`remote engine <multihost.engines.remote>`.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Self
@@ -14,6 +13,7 @@ from typing import Any, Self
 from multihost.detached.exchange import Exchange, Order
 from multihost.engines.patience import Patience
 from multihost.engines.remote import BATCH, HANDSHAKE_TIMEOUT, hello
+from multihost.logs import log
 from multihost_common.errors import JobError, ProtocolError
 from multihost_common.keys import find_token
 from multihost_common.messages import ADMIN, PRODUCER, Ask, Beat, Bye, Message, Welcome
@@ -23,8 +23,6 @@ from multihost_common.wire import LINGER
 
 #: Seconds for what was sent last, where nobody wants to wait.
 HURRY = 0.1
-
-log = logging.getLogger("multihost")
 
 
 class Client:
@@ -151,4 +149,4 @@ class Client:
         self.send(exchange.take(message, time.monotonic()))
         if exchange.due is not None and exchange.complaint != self._complaint:
             self._complaint = exchange.complaint
-            log.warning("the broker at %s: %s; trying again", self.address, exchange.complaint)
+            log().warning("the broker at %s: %s; trying again", self.address, exchange.complaint)

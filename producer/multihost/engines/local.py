@@ -39,12 +39,13 @@ class LocalEngine(Driver):
             self._events.append, watch=self._waiter.watch, server=server, hint=self._kick
         )
         self._broker = broker.Core(broker.CoreConfig(numbers=False, journal=False))
-        self._agent = agent.Core(agent.CoreConfig(host=socket.gethostname(), heartbeat=0.0))
+        host = socket.gethostname()
+        self._agent = agent.Core(agent.CoreConfig(host=host, heartbeat=0.0))
         self._children.start()
         self._pool_numbers: dict[int, int] = {}
         now = time.monotonic()
         for peer, kind in ((PRODUCER, m.PRODUCER), (WORKER, m.WORKER)):
-            hello = m.Hello(kind, m.PROTOCOL_VERSION, host=socket.gethostname(), name="local")
+            hello = m.Hello(kind, m.PROTOCOL_VERSION, host=host, name="local")
             self._ask_broker(peer, hello, now)
         self._agent.handle(e.Connected(), now)
         atexit.register(self.close)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 
+from multihost.logs import log
 from multihost_common.errors import BrokerLostError, ConfigError
-
-log = logging.getLogger("multihost")
 
 #: Name of the variable with the seconds that a broker may be away; without it, it may for ever.
 LOST_VARIABLE = "MULTIHOST_BROKER_LOST_AFTER"
@@ -30,14 +28,14 @@ class Patience:
     def parted(self, address: str, why: str, now: float) -> None:
         """The connection is lost."""
         self._away = True
-        log.warning("lost the broker at %s (%s); trying again", address, why)
+        log().warning("lost the broker at %s (%s); trying again", address, why)
         self._remind_at = now + REMIND
 
     def welcomed(self, address: str) -> None:
         """It is there, and if it was away before, that is said."""
         if self._away:
             self._away = False
-            log.warning("the broker at %s is back; going on", address)
+            log().warning("the broker at %s is back; going on", address)
 
     def check(self, address: str, since: float, now: float) -> None:
         """It has been away since then. Raises BrokerLostError once that is too long."""
@@ -48,7 +46,7 @@ class Patience:
             )
         if now >= max(self._remind_at, since + FIRST):
             self._remind_at = now + REMIND
-            log.warning("no broker answers at %s for %.0f s; still trying", address, away)
+            log().warning("no broker answers at %s for %.0f s; still trying", address, away)
 
 
 def _lost_after() -> float | None:

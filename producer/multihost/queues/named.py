@@ -8,7 +8,6 @@ has accepted it, to another.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import pickle
 import threading
@@ -20,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from multihost.engines.choosing import get_sharing
+from multihost.logs import log
 from multihost.queues.items import Piece, check_size, pack_one
 from multihost.queues.named_base import check_broker
 from multihost.queues.named_getting import NamedGetting
@@ -28,8 +28,6 @@ from multihost.queues.queue import _SIZED, MOST_ITEMS, Ack, Queue, _load
 from multihost_common import messages as m
 from multihost_common.named import check_name
 from multihost_common.shared import NamedQueues
-
-log = logging.getLogger("multihost")
 
 #: Seconds that who only looks at the queue waits until what this process has put is there.
 LOOK = 1.0
@@ -87,7 +85,7 @@ class NamedLine(NamedGetting, NamedPutting):
         try:
             self.flush()
         except Exception as error:  # noqa: BLE001
-            log.warning("queue %r was closed, and not all that was put is stored: %s", self.title, error)
+            log().warning("queue %r was closed, and not all that was put is stored: %s", self.title, error)
         with _registry:
             _retiring.discard(self)
             if not self.users:
@@ -136,7 +134,9 @@ class NamedLine(NamedGetting, NamedPutting):
                 alone_since = now
             elif now - alone_since > PUT_PATIENCE:
                 unsent = len(self.buffer) + len(self.puts)
-                log.warning("there is no broker: %d puts to queue %r were not confirmed", unsent, self.title)
+                log().warning(
+                    "there is no broker: %d puts to queue %r were not confirmed", unsent, self.title
+                )
                 return
 
 
@@ -410,7 +410,7 @@ def _finish() -> None:
         try:
             line.finish()
         except Exception as error:  # noqa: BLE001
-            log.warning("queue %r: %s", line.title, error)
+            log().warning("queue %r: %s", line.title, error)
 
 
 def _forked() -> None:
